@@ -1,1 +1,38 @@
-"""."""
+"""Features on disk: computed once for each text and feature space, read by any number of processes.
+
+What the store promises: a hit is bit for bit what the miss returned; a crash loses at most one unflushed buffer;
+many processes may share a store; damage is found, named, and costs a recomputation; no code is ever loaded from
+it; deleting any file costs time, not correctness.
+"""
+
+from __future__ import annotations
+
+from embedkit.store.feature_store import (
+    CareReport,
+    Damage,
+    FeatureStore,
+    Removal,
+    SpaceInfo,
+    VerifyReport,
+    resolve_root,
+)
+from embedkit.store.identity import FileDigests, space_id
+from embedkit.store.keys import text_keys
+from embedkit.store.space import Hits, RefusedVectorError, Space, Writer
+
+__all__ = [
+    "CareReport",
+    "Damage",
+    "FeatureStore",
+    "FileDigests",
+    "Hits",
+    "RefusedVectorError",
+    "Removal",
+    "Space",
+    "SpaceInfo",
+    "VerifyReport",
+    "Writer",
+    "resolve_root",
+    "space_id",
+    "text_keys",
+]

@@ -1,0 +1,407 @@
+"""The store as a whole: where it is, what is in it, and its care."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedkit.errors import StoreError, UsageError
+from embedkit.store.files import (
+    check_folder,
+    is_abandoned,
+    is_part,
+    is_writable,
+    read_small,
+    store_error,
+    version_folder,
+)
+from embedkit.store.identity import MEMO, canonical_json, id_of_json
+from embedkit.store.shards import DamagedShard, ShardName, StoreDtype, list_shards
+from embedkit.store.space import DESCRIPTOR, DESCRIPTOR_LIMIT, FlushRule, Space
+
+STORED_DTYPE = "stored_dtype"
+_SPACE = re.compile(r"[0-9a-f]{32}")
+
+
+def resolve_root(explicit: str | Path | None) -> Path:
+    """Return the store's folder: the one named, else ``$EMBEDKIT_STORE``, else the user's cache folder.
+
+    The variable is read at each call.
+    """
+    named = explicit if explicit is not None else os.environ.get("EMBEDKIT_STORE") or None
+    if named is not None:
+        return Path(named).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("embedkit", appauthor=False)
+
+
+@dataclass(frozen=True)
+class SpaceInfo:
+    """A space as its folder's listing shows it; rows that two shards share count twice."""
+
+    id: str
+    descriptor: dict[str, Any] | None  # None where space.json is absent or damaged
+    rows: int
+    shards: int
+    bytes: int
+    last_used: float  # seconds since 1970
+    quarantined: int
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not what was written."""
+
+    path: str
+    rows: int
+    reason: str
+
+
+@dataclass
+class VerifyReport:
+    """What `FeatureStore.verify` read, and what was wrong."""
+
+    spaces: int = 0
+    shards: int = 0
+    rows: int = 0
+    bytes: int = 0
+    damaged: list[Damage] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was damaged."""
+        return not self.damaged
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A file or a space that goes, and why."""
+
+    path: str
+    bytes: int
+    why: str
+
+
+@dataclass
+class CareReport:
+    """What `gc` or `purge` removed, or would remove."""
+
+    deleted: bool
+    removed: list[Removal] = field(default_factory=list)
+    merged: int = 0  # small shards that were, or would be, replaced by few large ones
+
+    @property
+    def bytes(self) -> int:
+        """Bytes removed, without what merging saves."""
+        return sum(removal.bytes for removal in self.removed)
+
+
+class FeatureStore:
+    """Features on disk, one folder for each feature space.
+
+    Parameters
+    ----------
+    root : Path
+        The store's folder; made at the first write, mode 0700. See `resolve_root`.
+    dtype : {"float32", "float16"}
+        How vectors are stored. A float16 store is another space: its vectors are rounded (unit-norm vectors
+        by at most 6e-5), half the size, and a miss returns the rounded vector too.
+    flush_rows, flush_bytes, flush_seconds : int, int, float
+        A writer commits its buffer at whichever is reached first.
+
+    Raises
+    ------
+    StoreError
+        The folder is a file, a symlink, owned by another user, or writable by everybody.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        dtype: StoreDtype = "float32",
+        flush_rows: int = 8192,
+        flush_bytes: int = 64 << 20,
+        flush_seconds: float = 15.0,
+    ) -> None:
+        if dtype not in ("float32", "float16"):
+            raise UsageError(f"the store's dtype is float32 or float16, got {dtype!r}")
+        if min(flush_rows, flush_bytes) < 1:
+            raise UsageError("flush_rows and flush_bytes must be at least 1")
+        self.root = Path(root).absolute()
+        self.dtype: StoreDtype = dtype
+        self._rule = FlushRule(flush_rows, flush_bytes, flush_seconds)
+        self._folder = version_folder(self.root)
+        self._is_there()
+
+    def _is_there(self) -> bool:
+        return check_folder(self.root) and check_folder(self._folder)
+
+    @property
+    def writable(self) -> bool:
+        """Whether a writer may expect to succeed."""
+        return is_writable(self._folder)
+
+    def space(self, descriptor: Mapping[str, Any]) -> Space:
+        """Return the space of a description; nothing is written before the first flush.
+
+        Parameters
+        ----------
+        descriptor : mapping
+            Everything that changes a vector, as for `space_id`; the stored dtype is added.
+        """
+        if STORED_DTYPE in descriptor:
+            raise UsageError(f"{STORED_DTYPE!r} is the store's part of the description")
+        return self._space(canonical_json({**descriptor, STORED_DTYPE: self.dtype}), self.dtype)
+
+    def _space(self, description: bytes, dtype: StoreDtype) -> Space:
+        return Space(self.root, description, dtype, self._rule)
+
+    def _ids(self, prefix: str | None) -> list[str]:
+        """Return the ids of the spaces, or of the one that starts with `prefix`."""
+        ids = []
+        if self._is_there():
+            with os.scandir(self._folder) as entries:
+                named = [entry for entry in entries if _SPACE.fullmatch(entry.name)]
+            ids = sorted(entry.name for entry in named if check_folder(Path(entry.path)))
+        if prefix is None:
+            return ids
+        found = [name for name in ids if name.startswith(prefix)]
+        if len(found) != 1:
+            raise UsageError(
+                f"{len(found)} spaces start with {prefix!r}; the store has: {', '.join(ids) or 'none'}"
+            )
+        return found
+
+    def _description(self, name: str) -> bytes | None:
+        """Return a space's description if it is the one its folder is named after."""
+        text = read_small(self._folder / name / DESCRIPTOR, DESCRIPTOR_LIMIT)
+        return text if text is not None and id_of_json(text) == name else None
+
+    def _known_space(self, name: str) -> Space | None:
+        text = self._description(name)
+        if text is None:
+            return None
+        dtype = json.loads(text).get(STORED_DTYPE)
+        return self._space(text, dtype) if dtype in ("float32", "float16") else None
+
+    def spaces(self) -> list[SpaceInfo]:
+        """Return what is stored, by the names of the files alone."""
+        return [self._info(name) for name in self._ids(None)]
+
+    def _info(self, name: str) -> SpaceInfo:
+        folder, text = self._folder / name, self._description(name)
+        shards = list_shards(folder / "shards")
+        return SpaceInfo(
+            id=name,
+            descriptor=None if text is None else json.loads(text),
+            rows=sum(shard.rows for shard in shards),
+            shards=len(shards),
+            bytes=sum(path.lstat().st_size for path in _files(folder)),
+            last_used=max(_mtime(path) for path in (folder, folder / DESCRIPTOR, folder / "shards")),
+            quarantined=sum(1 for _ in _quarantined(folder)),
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Return the store's place, size and spaces as JSON types."""
+        spaces = self.spaces()
+        return {
+            "root": str(self.root),
+            "writable": self.writable,
+            "rows": sum(space.rows for space in spaces),
+            "bytes": sum(space.bytes for space in spaces),
+            "spaces": [asdict(space) for space in spaces],
+        }
+
+    def verify(self) -> VerifyReport:
+        """Read every byte that counts and check it; damaged shards are set aside as in a lookup.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be read.
+        """
+        report = VerifyReport()
+        for name in self._ids(None):
+            report.spaces += 1
+            space = self._known_space(name)
+            if space is None:
+                rows = sum(shard.rows for shard in list_shards(self._folder / name / "shards"))
+                report.damaged.append(Damage(str(self._folder / name / DESCRIPTOR), rows, "description"))
+                continue
+            for shard in space.listing():
+                _verify_shard(space, shard, report)
+        return report
+
+    def gc(
+        self,
+        max_bytes: int | None = None,
+        older_than: float | None = None,
+        space: str | None = None,
+        delete: bool = False,
+    ) -> CareReport:
+        """Remove what nobody needs, evict spaces on request, and merge small shards.
+
+        Always: temporary files of dead processes (of other hosts: after 48 hours) and quarantined shards.
+        Only files that this store names are touched, and no symlink is followed.
+
+        Parameters
+        ----------
+        max_bytes : int, optional
+            Evict whole spaces, the longest unused first, until the store is no larger.
+        older_than : float, optional
+            Evict spaces that were not used for so many seconds.
+        space : str, optional
+            Look at this space alone: its id, or an unambiguous beginning of it.
+        delete : bool
+            Default False: only report.
+
+        Raises
+        ------
+        UsageError
+            A limit is negative, or no single space has that name.
+        StoreError
+            A file cannot be removed.
+        """
+        if min(max_bytes or 0, older_than or 0) < 0:
+            raise UsageError("max_bytes and older_than must not be negative")
+        report = CareReport(delete)
+        evicted = self._evictions([self._info(name) for name in self._ids(space)], max_bytes, older_than)
+        for name in self._ids(space):
+            if name in evicted:
+                self._remove_space(name, evicted[name], report)
+            else:
+                self._tidy(name, report)
+        for path in _children(self._folder) if self._is_there() else ():
+            if is_part(path.name) and is_abandoned(path):
+                _remove(path, "left by a dead process", report)
+        return report
+
+    def _evictions(
+        self, spaces: list[SpaceInfo], max_bytes: int | None, older_than: float | None
+    ) -> dict[str, str]:
+        evicted: dict[str, str] = {}
+        total = sum(space.bytes for space in spaces)
+        for space in sorted(spaces, key=lambda space: space.last_used):
+            if older_than is not None and time.time() - space.last_used > older_than:
+                evicted[space.id] = "unused"
+            elif max_bytes is not None and total > max_bytes:
+                evicted[space.id] = "over the size limit"
+            else:
+                continue
+            total -= space.bytes
+        return evicted
+
+    def _tidy(self, name: str, report: CareReport) -> None:
+        for path in _children(self._folder / name / "parts"):
+            if is_part(path.name) and is_abandoned(path):
+                _remove(path, "left by a dead process", report)
+        for path in _quarantined(self._folder / name):
+            _remove(path, "damaged", report)
+        known = self._known_space(name)
+        if known is None:
+            return
+        if not report.deleted:
+            run = known.mergeable()
+            report.merged += len(run) if len(run) > 1 else 0
+            return
+        try:
+            report.merged += known.merge()
+        except OSError as error:
+            raise store_error(error, f"cannot merge shards in {known.folder}", "nothing is lost") from error
+
+    def purge(self, space: str | None = None) -> CareReport:
+        """Remove all features, or those of one space, at once.
+
+        Parameters
+        ----------
+        space : str, optional
+            A space's id, or an unambiguous beginning of it. Default: all, and the memory of file digests.
+        """
+        report = CareReport(deleted=True)
+        for name in self._ids(space):
+            self._remove_space(name, "purged", report)
+        if space is None and self._is_there():
+            for path in _children(self._folder):
+                if path.name == MEMO or (is_part(path.name) and is_abandoned(path)):
+                    _remove(path, "purged", report)
+        return report
+
+    def _remove_space(self, name: str, why: str, report: CareReport) -> None:
+        """Remove a space's own files; what else lies there stays, and so does a live writer's part."""
+        folder = self._folder / name
+        own = CareReport(report.deleted)
+        for path in _files(folder):
+            if not is_part(path.name) or is_abandoned(path):
+                _remove(path, why, own)
+        if report.deleted:
+            for inner in (folder / "shards", folder / "parts", folder / "quarantine", folder):
+                with suppress(OSError):
+                    inner.rmdir()
+        report.removed.append(Removal(str(folder), own.bytes, why))
+
+
+def _verify_shard(space: Space, name: ShardName, report: VerifyReport) -> None:
+    try:
+        shard = space.open_shard(name)
+        if shard is None:
+            return
+        shard.verify()
+    except DamagedShard as damage:
+        space.set_aside(damage)
+        path = str(space.folder / "shards" / name.file)
+        report.damaged.append(Damage(path, name.rows, damage.reason))
+    except FileNotFoundError:
+        return  # merged meanwhile; the new shard was just written
+    report.shards += 1
+    report.rows += name.rows
+    report.bytes += name.size
+
+
+def _children(folder: Path) -> Iterator[Path]:
+    """Yield the regular files in a folder that may be trusted."""
+    if check_folder(folder):
+        with os.scandir(folder) as entries:
+            named = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+        yield from (folder / name for name in named)
+
+
+def _quarantined(folder: Path) -> Iterator[Path]:
+    for path in _children(folder / "quarantine"):
+        if ShardName.parse(path.stem) is not None:  # <old name>.<reason>
+            yield path
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a space that this store made."""
+    yield from (folder / "shards" / shard.file for shard in list_shards(folder / "shards"))
+    yield from _quarantined(folder)
+    yield from (path for path in _children(folder / "parts") if is_part(path.name))
+    yield from (path for path in _children(folder) if path.name == DESCRIPTOR)
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _remove(path: Path, why: str, report: CareReport) -> None:
+    try:
+        size = path.lstat().st_size
+        if report.deleted:
+            path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot remove {path}: {error.strerror}") from error
+    report.removed.append(Removal(str(path), size, why))
