@@ -1,0 +1,455 @@
+"""The folder that a command leaves behind: whole or not there, checked file by file, without pickle.
+
+A folder is built in a hidden sibling and renamed into place. Its `embedkit.json` says what it is and holds
+the SHA-256 of every other file. Arrays are safetensors. Nothing here, and nothing that reads such a folder,
+unpickles anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.errors import ArtifactError, InputMissingError, OutputExistsError
+
+MANIFEST = "embedkit.json"
+FORMAT = "embedkit-artifact"
+FORMAT_VERSION = 1
+CLASSIFIER = "classifier"
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+_OURS = ("format", "format_version", "min_reader", "files")  # what `write_manifest` fills in itself
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/?#\s@]*(?:@[^/?#\s@]*)*@")
+
+
+# --- building a folder ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def staged(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Build a folder beside its place and move it there whole.
+
+    Parameters
+    ----------
+    target : Path
+        Where the folder shall be. Missing parents are made.
+    overwrite : bool
+        Replace what is there, which must be an empty folder or an embedkit folder without other files.
+        It is kept until the new one stands in its place.
+
+    Yields
+    ------
+    Path
+        An empty hidden folder on the same file system. Leaving the block by an exception, also by
+        Ctrl-C, removes it and changes nothing else.
+
+    Raises
+    ------
+    OutputExistsError
+        Before the block runs, if `target` exists and may not be replaced.
+    OSError
+        If the file system refuses.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target
+    _check_replaceable(target, overwrite)
+    made: list[Path] = []
+    stage = _hidden_sibling(target, "part")
+    try:
+        _make_parents(target.parent, made)
+        stage.mkdir()
+        yield stage
+        _sync_tree(stage)
+        _check_replaceable(target, overwrite)
+        _move_into_place(stage, target)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        for parent in reversed(made):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _check_replaceable(target: Path, overwrite: bool) -> None:
+    """Raise unless `target` is free, or may be overwritten without losing what is not ours."""
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{target} exists; choose another output or give --overwrite")
+    refused = f"{target} exists and is not overwritten, because it"
+    if target.is_symlink() or not target.is_dir():
+        raise OutputExistsError(f"{refused} is not a folder that embedkit wrote; choose another output")
+    if Path.cwd().is_relative_to(target.resolve()):
+        raise OutputExistsError(f"{refused} holds the current folder; go elsewhere or choose another output")
+    foreign = list(itertools.islice(_foreign_files(target), 4))
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise OutputExistsError(
+            f"{refused} holds what embedkit did not write there: {shown}; choose another output"
+        )
+
+
+def _foreign_files(folder: Path) -> Iterator[str]:
+    """Yield the entries of a folder that its manifest does not account for."""
+    try:
+        listed = {MANIFEST, *_parse_manifest(folder)["files"]}
+    except (ArtifactError, OSError):
+        listed = set()
+    names = (path.relative_to(folder).as_posix() for path in _walk(folder))
+    return (name for name in names if name not in listed)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield everything below a folder that is not itself a folder, and links to folders."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry)
+        else:
+            yield entry
+
+
+def _make_parents(parent: Path, made: list[Path]) -> None:
+    """Make a folder and those above it; note the new ones in `made`, the uppermost first."""
+    for path in reversed([path for path in (parent, *parent.parents) if not path.exists()]):
+        path.mkdir(exist_ok=True)
+        made.append(path)
+
+
+def _hidden_sibling(target: Path, suffix: str) -> Path:
+    """Return an unused name beside `target`."""
+    return target.parent / f".embedkit-{secrets.token_hex(8)}.{suffix}"
+
+
+def _move_into_place(stage: Path, target: Path) -> None:
+    """Rename `stage` to `target`; what was there goes when the new one stands, or comes back."""
+    if not os.path.lexists(target):
+        stage.rename(target)
+        _sync(target.parent)
+        return
+    old = _hidden_sibling(target, "old")
+    target.rename(old)
+    try:
+        stage.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Push a folder and everything in it to the disk."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Push a file or the names in a folder to the disk, where the system can without writing."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- JSON ----------------------------------------------------------------------------------------------
+
+
+def scrub(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a JSON value without secrets: hub tokens and the user information of URLs are masked.
+
+    Parameters
+    ----------
+    value : JSON value
+        Strings, and everything nested; the keys of objects stay.
+
+    Examples
+    --------
+    >>> scrub(["https://me:secret@host/x", "hf_" + "a" * 30])
+    ['https://***@host/x', 'hf_***']
+    """
+    if isinstance(value, str):
+        return _USERINFO.sub(r"\1***@", _TOKEN.sub("hf_***", value))
+    if isinstance(value, Mapping):
+        return {key: scrub(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrub(inner) for inner in value]
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object: sorted keys, ASCII escapes, no NaN, on the disk when this returns.
+
+    Parameters
+    ----------
+    path : Path
+        Written anew.
+    value : mapping
+        JSON values; numpy scalars are taken as the numbers they are.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite; the message names its place.
+    """
+    wrong = _not_finite(value)
+    if wrong is not None:
+        raise ValueError(f"{path.name}: {wrong[0]} is {wrong[1]}, which JSON cannot hold")
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, default=_plain)
+    _write_bytes(path, text.encode("ascii") + b"\n")
+
+
+def _plain(value: object) -> bool | int | float | str:
+    """Return a numpy scalar as Python's own."""
+    if isinstance(value, np.generic):
+        plain: bool | int | float | str = value.item()
+        return plain
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _not_finite(value: object, place: str = "") -> tuple[str, object] | None:
+    """Return the place and value of the first number that is not finite."""
+    if isinstance(value, float | np.floating):
+        return None if math.isfinite(value) else (place or "the value", value)
+    if isinstance(value, Mapping):
+        inner = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        inner = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return None
+    return next((wrong for key, item in inner if (wrong := _not_finite(item, key))), None)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    """Write a file and push it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# --- the manifest --------------------------------------------------------------------------------------
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `embedkit.json` with the digest of every other file in the folder; call it last.
+
+    Parameters
+    ----------
+    folder : Path
+        Of `staged`, with all other files in it.
+    manifest : mapping
+        What the folder holds; ``kind`` defaults to ``"classifier"``. Tokens and URL user information are
+        masked everywhere but in ``labels``, which must stay what they are.
+
+    Raises
+    ------
+    ValueError
+        If `manifest` fills in what is ours to fill (format, versions, files), or holds NaN.
+    ArtifactError
+        If the folder holds a link or something else that is no plain file.
+    """
+    taken = [key for key in _OURS if key in manifest]
+    if taken:
+        raise ValueError(f"the manifest's {', '.join(taken)} is filled in here")
+    content = {"kind": CLASSIFIER, **scrub(manifest)}
+    if "labels" in manifest:
+        content["labels"] = manifest["labels"]
+    files = {}
+    for path in _walk(folder):
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST:
+            files[name] = _digest(folder, name)
+    ours = {"format": FORMAT, "format_version": FORMAT_VERSION, "min_reader": 1, "files": files}
+    write_json(folder / MANIFEST, content | ours)
+
+
+def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
+    """Read `embedkit.json` and check every file that it lists.
+
+    Files that it does not list are left alone and never opened.
+
+    Parameters
+    ----------
+    folder : Path
+        An artifact folder.
+    kind : str, optional
+        The kind that it must be. Default: any.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    InputMissingError
+        If there is no such folder.
+    ArtifactError
+        If it is no embedkit folder, of a newer format or another kind, or a listed file is missing,
+        changed, a link, or outside of the folder.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise InputMissingError(f"{folder} does not exist")
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file, not a folder that embedkit wrote")
+    if not os.path.lexists(folder / MANIFEST):
+        raise ArtifactError(f"{folder} holds no {MANIFEST}: {_what_it_is(folder)}")
+    manifest = _parse_manifest(folder)
+    if kind is not None and manifest.get("kind") != kind:
+        raise ArtifactError(f"{folder} is of the kind {manifest.get('kind')!r}, but {kind!r} is needed")
+    for name, expected in manifest["files"].items():
+        if _digest(folder, name) != expected:
+            raise ArtifactError(
+                f"{folder / name} is not the file that was written (SHA-256 differs from {MANIFEST}); "
+                "restore it or make the folder again"
+            )
+    return manifest
+
+
+def _parse_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest without looking at the other files."""
+    path = _plain_file(folder, MANIFEST)
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is damaged: {str(error) or 'not JSON'}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"{path} was not written by embedkit: its format is not {FORMAT!r}")
+    version, reader = manifest.get("format_version"), manifest.get("min_reader")
+    if type(version) is not int or type(reader) is not int:
+        raise ArtifactError(f"{path} is damaged: it states no format version")
+    if reader > FORMAT_VERSION:
+        versions = manifest.get("versions")
+        writer = versions.get("embedkit") if isinstance(versions, dict) else None
+        raise ArtifactError(
+            f"{path} has format version {version}, this embedkit reads up to {FORMAT_VERSION}; "
+            f"use embedkit {writer or 'of a newer version'}{' or newer' if writer else ''}"
+        )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise ArtifactError(f"{path} is damaged: it does not list its files")
+    return manifest
+
+
+def _plain_file(folder: Path, name: str) -> Path:
+    """Return the path of a file in a folder; refuse names that lead out of it, links and devices."""
+    parts = PurePosixPath(name).parts
+    if (
+        not parts
+        or PurePosixPath(*parts).as_posix() != name
+        or {"..", "/"} & set(parts)
+        or re.search(r"[\\:\0]", name)
+    ):
+        raise ArtifactError(f"{folder / MANIFEST} lists {name!r}, which is no path inside the folder")
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise ArtifactError(f"{path} is a link; an embedkit folder holds plain files only")
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing; restore it or make the folder again")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is not a plain file")
+    return path
+
+
+def _digest(folder: Path, name: str) -> str:
+    """Return the SHA-256 of a file in a folder."""
+    with _plain_file(folder, name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _what_it_is(folder: Path) -> str:
+    """Say what a folder that is not ours seems to be."""
+    names = sorted(path.name for path in folder.iterdir())
+    have = set(names)
+    if not names:
+        return "it is empty"
+    if "model_head.pkl" in have:
+        return "it looks like a SetFit folder, whose pickled head embedkit does not open"
+    if "onnx" in have or any(name.endswith(".onnx") for name in names):
+        return "it looks like an ONNX model folder, which this command does not read"
+    if "modules.json" in have:
+        return "it looks like a sentence-transformers model; give it with --model"
+    if "config.json" in have:
+        return "it looks like a transformers model; give it with --model"
+    if any(name.endswith((".pkl", ".pickle", ".joblib")) for name in names):
+        return "it holds a pickle, which embedkit does not open"
+    return f"it holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+# --- arrays --------------------------------------------------------------------------------------------
+
+
+def save_arrays(path: Path, arrays: Arrays) -> None:
+    """Write named arrays as safetensors; on the disk when this returns.
+
+    Parameters
+    ----------
+    path : Path
+        Written anew.
+    arrays : mapping of str to numpy.ndarray
+        Booleans, integers and floats of any layout and byte order.
+
+    Raises
+    ------
+    ValueError
+        If an array holds anything else, such as objects.
+    """
+    from safetensors.numpy import save
+
+    ready = {}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+            raise ValueError(f"the array {name!r} is of dtype {array.dtype}, which cannot be saved")
+        # safetensors writes the buffer as it lies: in C order and little-endian, or it would be wrong
+        ready[name] = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
+    _write_bytes(path, save(ready))
+
+
+def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read what `save_arrays` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors file.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        By name.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is missing or damaged, or has a dtype that numpy lacks.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; restore it or make the folder again") from None
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} is damaged or no safetensors file: {error}") from None
