@@ -154,7 +154,7 @@ def _move_into_place(stage: Path, target: Path) -> None:
 def _sync_tree(folder: Path) -> None:
     """Push a folder and everything in it to the disk."""
     for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink():
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
             _sync(path)
 
 
