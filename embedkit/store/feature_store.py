@@ -169,9 +169,8 @@ class FeatureStore:
         """Return the ids of the spaces, or of the one that starts with `prefix`."""
         ids = []
         if self._is_there():
-            with os.scandir(self._folder) as entries:
-                named = [entry for entry in entries if _SPACE.fullmatch(entry.name)]
-            ids = sorted(entry.name for entry in named if check_folder(Path(entry.path)))
+            named = [path.name for path in self._folder.iterdir() if _SPACE.fullmatch(path.name)]
+            ids = sorted(name for name in named if check_folder(self._folder / name))
         if prefix is None:
             return ids
         found = [name for name in ids if name.startswith(prefix)]
@@ -205,7 +204,7 @@ class FeatureStore:
             descriptor=None if text is None else json.loads(text),
             rows=sum(shard.rows for shard in shards),
             shards=len(shards),
-            bytes=sum(path.lstat().st_size for path in _files(folder)),
+            bytes=sum(map(_size, _files(folder))),
             last_used=max(_mtime(path) for path in (folder, folder / DESCRIPTOR, folder / "shards")),
             quarantined=sum(1 for _ in _quarantined(folder)),
         )
@@ -368,10 +367,16 @@ def _verify_shard(space: Space, name: ShardName, report: VerifyReport) -> None:
 
 def _children(folder: Path) -> Iterator[Path]:
     """Yield the regular files in a folder that may be trusted."""
-    if check_folder(folder):
+    if not check_folder(folder):
+        return
+    try:
         with os.scandir(folder) as entries:
             named = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
-        yield from (folder / name for name in named)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot list {folder}: {error.strerror}") from error
+    yield from (folder / name for name in named)
 
 
 def _quarantined(folder: Path) -> Iterator[Path]:
@@ -386,6 +391,13 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from _quarantined(folder)
     yield from (path for path in _children(folder / "parts") if is_part(path.name))
     yield from (path for path in _children(folder) if path.name == DESCRIPTOR)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # merged or removed meanwhile
+        return 0
 
 
 def _mtime(path: Path) -> float:

@@ -89,7 +89,8 @@ def make_store(root: Path) -> Path:
 def is_writable(path: Path) -> bool:
     """Tell whether a folder, or the first one above it that exists, can be added to."""
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
-    return os.access(nearest, os.W_OK | os.X_OK)
+    effective = os.access in os.supports_effective_ids
+    return os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective)
 
 
 def sync_folder(path: Path) -> None:

@@ -46,7 +46,7 @@ def text_keys(inputs: Sequence[str] | Sequence[tuple[str, str]] | Sequence[list[
             digests = [_digest(item) for item in inputs]
     except (UnicodeEncodeError, TypeError):
         raise _bad_input(inputs) from None
-    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, KEY_BYTES)
+    return np.frombuffer(bytearray().join(digests), dtype=np.uint8).reshape(-1, KEY_BYTES)
 
 
 def _digest_text(text: str) -> bytes:

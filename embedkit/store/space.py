@@ -120,7 +120,7 @@ class Space:
     def width(self) -> int:
         """Numbers in a vector; 0 while nothing is stored."""
         self.lookup(np.empty((0, KEY_BYTES), dtype=np.uint8))
-        return next((shard.dim for shard in self._shards.values()), 0)
+        return next((shard.dim for shard in list(self._shards.values())), 0)
 
     def lookup(self, keys: NDArray[np.uint8], out: NDArray[np.float32] | None = None) -> Hits:
         """Return the stored vectors of some keys.
@@ -251,7 +251,7 @@ class Space:
         if not self._touched:
             self._touched = True
             with suppress(OSError):
-                os.utime(self.folder / DESCRIPTOR)
+                os.utime(self.folder / DESCRIPTOR, follow_symlinks=False)
 
     def writer(self) -> Writer:
         """Return a writer, to be used in a ``with`` statement.
