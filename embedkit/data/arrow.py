@@ -140,6 +140,8 @@ def open_arrow(path: Path, name: str) -> ArrowTable:
 
     with path.open("rb") as file:
         is_file = file.read(6) == b"ARROW1"
+        file.seek(max(path.stat().st_size - 4, 0))
+        ends = file.read(4) == b"\0\0\0\0"
 
     def read(rows: int, columns: list[str] | None) -> Iterator[Any]:
         with pa.memory_map(str(path)) as source:
@@ -154,7 +156,10 @@ def open_arrow(path: Path, name: str) -> ArrowTable:
 
     with _readable(name), pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-        return ArrowTable(name, reader.schema, read)
+        table = ArrowTable(name, reader.schema, read)
+    if not is_file and not ends:
+        table.notes.append(f"{name} lacks the mark that ends an Arrow stream: rows at its end may be missing")
+    return table
 
 
 # -------------------------------------------------------------------------------------------------- hub

@@ -194,7 +194,7 @@ class _Finder:
             text, pair = self._usual_inputs(pair)
         inputs = (text,) if pair is None else (text, pair)
         if len(set(inputs)) < len(inputs):
-            raise UsageError(f"--text-column and --pair-column both name {name_of(text)}")
+            raise UsageError(f"{self._table.name}: text and pair cannot both be column {name_of(text)}")
         return Roles("text" if pair is None else "pair", inputs, self._label(inputs))
 
     def _usual_inputs(self, pair: str | None) -> tuple[str, str | None]:
@@ -213,6 +213,8 @@ class _Finder:
         if pair is not None:  # the partner of a named second column may be the first half of a usual pair
             found += [n for n in self._with([both[0] for both in PAIR_NAMES]) if n != pair and n not in found]
         text = self._only(found, "text", "texts")
+        if text is None and label is not None and label in self._with(TEXT_NAMES):
+            raise UsageError(f"{self._table.name}: text and label cannot both be column {name_of(label)}")
         if text is None:
             self._missing("text", "; name it with --text-column")
         return text, pair
@@ -221,7 +223,7 @@ class _Finder:
         named = self._named("label")
         if named is not None:
             if named in inputs:
-                raise UsageError(f"--label-column and the text column are both {name_of(named)}")
+                raise UsageError(f"{self._table.name}: text and label cannot both be column {name_of(named)}")
             return named
         if self._labels == "none":
             return None
@@ -282,7 +284,7 @@ class _Finder:
         if tags is None and self._labels != "none":
             tags = self._conll_tags()
         if tags == tokens:
-            raise UsageError(f"--tokens-column and --tags-column both name column {self._number(tokens)}")
+            raise UsageError(f"{self._table.name}: words and tags cannot both be column {self._number(tokens)}")
         return Roles("tokens", (tokens,), tags)
 
     def _conll_tags(self) -> str | None:

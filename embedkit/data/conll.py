@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,6 +15,7 @@ from embedkit.errors import DataError
 _LINES_LOOKED_AT = 1000
 _BLANK = " \t\r\n"
 _DOCUMENT = "-DOCSTART-"
+_TAG = re.compile(r"[BILMESU][-_].+|[^a-z]+")  # B-per, NNP, O, -X-
 
 
 def _fields(line: str, tabbed: bool) -> list[str]:
@@ -44,7 +46,11 @@ def _lines_with_words(path: Path, name: str, encoding: str) -> list[str]:
 
 
 def looks_like_conll(path: Path, name: str, encoding: str) -> bool:
-    """Tell a CoNLL file from plain text: nine lines in ten have one width above one, and words hold no spaces."""
+    """Tell a CoNLL file from plain text.
+
+    Nine lines in ten have one width above one, fields hold no spaces, and some column holds tags: nine values in
+    ten are ``B-...`` and the like, or without lower-case letters.
+    """
     lines = _lines_with_words(path, name, encoding)
     if not lines:
         return False
@@ -52,7 +58,10 @@ def looks_like_conll(path: Path, name: str, encoding: str) -> bool:
     rows = [_fields(line, tabbed) for line in lines]
     width, count = Counter(map(len, rows)).most_common(1)[0]
     spaced = sum(" " in field for row in rows for field in row)
-    return width > 1 and count >= 0.9 * len(rows) and spaced <= 0.1 * len(rows)
+    if width < 2 or count < 0.9 * len(rows) or spaced > 0.1 * len(rows):
+        return False
+    columns = list(zip(*(row for row in rows if len(row) == width), strict=True))[1:]
+    return any(sum(bool(_TAG.fullmatch(tag)) for tag in column) >= 0.9 * count for column in columns)
 
 
 class ConllTable:
@@ -107,10 +116,21 @@ class ConllTable:
                     size += len(line)
             except UnicodeError:
                 line_number = bad_byte(self._path, self._encoding)[1]
-                where = f"line {line_number} (row {number} or later)"
+                where = f"row {self._row_at(line_number)} (line {line_number})"
                 raise decoding_error(self.name, self._path, self._encoding, where) from None
         if words:
             yield tuple(zip(*words, strict=True)), size
+
+    def _row_at(self, line_number: int) -> int:
+        """Return the sentence that a line belongs to."""
+        row, inside = 0, False
+        with open_text(self._path, self._encoding, newline=None, errors="replace") as file:
+            for line in islice(file, line_number):
+                outside = not line.strip(_BLANK) or line.startswith(_DOCUMENT)
+                if inside or not _is_comment(line, self._tabbed, self._width):
+                    row += not outside and not inside
+                    inside = not outside
+        return row
 
     def _word(self, line: str, row: int, line_number: int) -> list[str]:
         fields = _fields(line, self._tabbed)

@@ -392,8 +392,8 @@ def open_table(path: Path, *, encoding: str = "utf-8", bad_unicode: str = "error
         if extension == ".txt" and not looks_like_conll(path, name, encoding):
             raise DataError(
                 f"{name} is not in CoNLL columns (one word and its tags a line, a blank line after each "
-                f"sentence), and plain text is not read; write texts as .csv or .jsonl. Supported: "
-                f"{' '.join(EXTENSIONS)}"
+                f"sentence), and plain text is not read; write texts as .csv or .jsonl, rename "
+                f"true CoNLL to .conll. Supported: {' '.join(EXTENSIONS)}"
             )
         return ConllTable(path, name, encoding)
     return open_parquet(path, name) if extension == ".parquet" else open_arrow(path, name)

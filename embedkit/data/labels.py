@@ -182,7 +182,10 @@ class LabelCodec:
 
     def decode(self, codes: ArrayLike) -> NDArray[Any]:
         """Return the labels of integer codes, in the dtype of the labels that were fitted; same shape."""
-        classes: NDArray[Any] = np.asarray(self.classes, dtype=None if self.dtype == "str" else self.dtype)
+        dtype = self.dtype if self.dtype != "str" else None
+        if any(isinstance(label, str) and label.endswith("\0") for label in self.classes):
+            dtype = "object"  # NumPy's fixed-width strings drop NULs at the end
+        classes: NDArray[Any] = np.asarray(self.classes, dtype=dtype)
         return np.asarray(classes[np.asarray(codes)])
 
     def decode_sets(self, matrix: ArrayLike) -> list[list[Label]]:

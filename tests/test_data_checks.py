@@ -1,0 +1,310 @@
+"""Checks before any model is loaded, hold-outs of a data set, and the facts of `embedkit inspect`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedkit.data import (
+    Kind,
+    Split,
+    check_splits,
+    class_counts,
+    conflicts,
+    describe,
+    duplicates,
+    leaks,
+    open_dataset,
+    printable,
+    require_classes,
+    small_classes,
+    unseen_labels,
+)
+from embedkit.data.text import counted, names_of, rows_said
+from embedkit.errors import DataError
+
+
+def split_of(
+    inputs: Sequence[Any], labels: Sequence[Any] | None, name: str = "train", kind: Kind = "text"
+) -> Split:
+    """Return a split whose data rows begin at 101, so that rows and positions cannot be mixed up unseen."""
+    rows = np.arange(101, 101 + len(inputs), dtype=np.int64)
+    return Split(name, kind, list(inputs), None if labels is None else list(labels), rows, f"{name}.csv")
+
+
+def folder(path: Path, **splits: list[dict[str, Any]]) -> Path:
+    for name, rows in splits.items():
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "counts"),
+    [
+        (["b", "a", "b"], {"a": 1, "b": 2}),
+        ([10, 9, 10], {9: 1, 10: 2}),
+        (np.array(["10", "9"]), {"9": 1, "10": 1}),
+        ([["x", "y"], [], ["x"]], {"x": 2, "y": 1}),
+        (None, {}),
+    ],
+)
+def test_class_counts(labels: Any, counts: dict[Any, int]) -> None:  # noqa: ANN401
+    assert list(class_counts(labels).items()) == list(counts.items())
+
+
+def test_one_class_is_not_enough() -> None:
+    with pytest.raises(DataError, match=r"train.csv: only one class \('a', 20 rows\)"):
+        require_classes(["a"] * 20, "train.csv")
+    with pytest.raises(DataError, match=r"only one class \(3, 1 row\)"):
+        require_classes({3: 1}, "x")
+    nothings: tuple[Any, ...] = ([], None, {})
+    for nothing in nothings:
+        with pytest.raises(DataError, match="no labelled rows"):
+            require_classes(nothing, "x")
+    assert require_classes(["a", "b", "a"], "x") == {"a": 2, "b": 1}
+
+
+def test_small_classes() -> None:
+    labels = ["a"] * 5 + ["b"] * 2 + ["c"]
+    assert small_classes(labels, 5) == "2 classes have fewer rows than the 5 folds: 'b' (2), 'c' (1)"
+    assert small_classes(labels, 1) is None
+
+
+def test_unseen_labels() -> None:
+    assert unseen_labels(["a", "b"], ["c", "a", "c"]) == {"c": 2}
+    assert unseen_labels([["a"]], [["b", "a"]]) == {"b": 1}
+    assert unseen_labels(["a", "b"], ["a"]) == {}
+
+
+# ---------------------------------------------------------------------------------------------- texts
+
+
+@given(st.lists(st.text("ab", max_size=2), max_size=30))
+def test_duplicates_are_what_a_set_leaves_out(texts: list[str]) -> None:
+    repeated = duplicates(texts).tolist()
+    assert [i for i, text in enumerate(texts) if text in texts[:i]] == repeated
+    assert len(texts) - len(repeated) == len(set(texts))
+
+
+@pytest.mark.parametrize("kind", ["text", "pair", "tokens"])
+def test_leaks_are_rows_of_the_other_split(kind: Kind) -> None:
+    shape: dict[str, Any] = {"text": str, "pair": lambda text: (text, "x"), "tokens": list}
+    train = split_of([shape[kind](text) for text in ["a", "b", "b"]], None, kind=kind)
+    test = split_of([shape[kind](text) for text in ["c", "b", "a", "b"]], None, "test", kind=kind)
+    assert leaks(train, test).tolist() == [102, 103, 104]
+    assert leaks(test, split_of([], None)).tolist() == []
+
+
+def test_conflicts() -> None:
+    found = conflicts(split_of(["a", "b", "a", "b", "a", "c"], ["x", "y", "x", "z", "y", "x"]))
+    assert (found.texts, found.example) == (2, (102, 104))
+    assert conflicts(split_of(["a", "a"], ["x", "x"])).texts == 0
+    assert conflicts(split_of(["a", "a"], None)).texts == 0
+    several = [["x", "y"], ["y", "x"]]
+    assert conflicts(split_of(["a", "a"], several)).texts == 0
+    assert conflicts(split_of([["a", "b"]] * 2, several, kind="tokens")).texts == 1
+
+
+def test_everything_worth_saying_about_splits() -> None:
+    train = split_of(["a", "b", "b", "c"], ["x", "y", "x", "x"])
+    test = split_of(["c", "d", "e"], ["x", "z", "x "], "test")
+    assert check_splits({"train": train, "test": test}) == [
+        "train.csv: 1 text has more than one label (e.g. rows 102, 103)",
+        "test: labels 'x ', 'z' (2 rows) do not occur in train and count as errors",
+        "test and train: labels that look alike are kept apart: 'x' (3 rows) and 'x ' (1 row)",
+        "test: 1 text of 3 also in train (row 101 of test.csv); figures on them flatter the model",
+    ]
+    assert check_splits({"test": test}) == []
+
+
+# -------------------------------------------------------------------------------------------- hold-outs
+
+
+def test_one_file_is_held_out_and_said_so(tmp_path: Path) -> None:
+    texts = [f"text {i // 2}" for i in range(100)]  # every text twice
+    rows = [{"text": text, "label": "ab"[i // 2 % 2], "id": i} for i, text in enumerate(texts)]
+    folder(tmp_path, reviews=rows)
+    dataset = open_dataset(tmp_path / "reviews.jsonl")
+    assert dataset.single
+    splits = dataset.splits(seed=7)
+    assert list(splits) == ["train", "test"]
+    assert {name: len(split) for name, split in splits.items()} == {"train": 80, "test": 20}
+    assert len(leaks(splits["train"], splits["test"])) == 0
+    assert class_counts(splits["test"].labels) == {"a": 10, "b": 10}
+    for split in splits.values():
+        assert split.columns["id"] == [row - 1 for row in split.rows]
+        assert split.inputs == [texts[row - 1] for row in split.rows]
+    assert dataset.notes == [
+        f"{tmp_path / 'reviews.jsonl'}: 20 of 100 rows (20%) held out as test, stratified by label, equal texts "
+        "together, seed 7"
+    ]
+    three = dataset.splits(seed=7, validation_share=0.1, columns=False)
+    assert list(three) == ["train", "validation", "test"]
+    assert [len(split) for split in three.values()] == [72, 8, 20]
+    assert three["test"].inputs == splits["test"].inputs
+    assert list(dataset.splits(test_share=0)) == ["train"]
+
+
+def test_a_folder_gets_a_validation_split_but_never_a_test_split(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": i % 2} for i in range(50)]
+    dataset = open_dataset(folder(tmp_path, train=rows))
+    assert not dataset.single
+    assert list(dataset.splits()) == ["train"]
+    assert {n: len(s) for n, s in dataset.splits(validation_share=0.1).items()} == {"train": 45, "validation": 5}
+    folder(tmp_path, dev=rows[:2])
+    assert [len(split) for split in open_dataset(tmp_path).splits(validation_share=0.1).values()] == [50, 2]
+    (tmp_path / "train.jsonl").unlink()
+    assert list(open_dataset(tmp_path).splits(validation_share=0.1)) == ["validation"]
+
+
+def test_tokens_are_held_out_without_strata(tmp_path: Path) -> None:
+    rows = [{"tokens": [f"w{i}"], "tags": ["O"]} for i in range(50)]
+    dataset = open_dataset(folder(tmp_path, a=rows) / "a.jsonl")
+    assert [len(split) for split in dataset.splits().values()] == [40, 10]
+    assert "stratified" not in dataset.notes[0]
+
+
+def test_check_counts_without_keeping(tmp_path: Path) -> None:
+    rows = [{"text": "t", "label": ["x", "y"]}, {"text": "u", "label": ["x"]}]
+    tally = open_dataset(folder(tmp_path, train=rows)).check()["train"]
+    assert (tally.rows, tally.labels) == (2, {"x": 2, "y": 1})
+
+
+def test_take_and_fingerprint() -> None:
+    split = split_of(["a", "b", "c"], ["x", "y", "x"])
+    chosen = split.take([2, 0], "some")
+    assert (chosen.name, chosen.inputs, chosen.labels, chosen.rows.tolist()) == (
+        "some",
+        ["c", "a"],
+        ["x", "x"],
+        [103, 101],
+    )
+    assert split.take([0, 1, 2]).fingerprint() == split.fingerprint()
+    prints = {
+        one.fingerprint()
+        for one in (
+            split,
+            chosen,
+            split_of(["a", "b", "c"], None),
+            split_of(["ab", "", "c"], ["x", "y", "x"]),
+            split_of(["a", "b", "c"], ["x", "x", "y"]),
+            split_of([("a", "b")], ["x"]),
+            split_of([["a", "b"]], ["x"]),
+        )
+    }
+    assert len(prints) == 7
+
+
+# ------------------------------------------------------------------------------------------------ facts
+
+
+class Words:
+    """A tokenizer that counts words and two special tokens."""
+
+    max_length = 5
+
+    def count(self, inputs: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.array([len(text.split()) + 2 for text in inputs], dtype=np.int64)
+
+
+def test_facts_by_hand(tmp_path: Path) -> None:
+    train = [("a b", "x"), ("a b", "y"), ("one two three four", "x"), ("", "x")]
+    test = [("a b", "x"), ("new", "z")]
+    folder(
+        tmp_path,
+        train=[{"text": text, "label": label, "id": 1} for text, label in train],
+        test=[{"text": text, "label": label, "id": 1} for text, label in test],
+    )
+    facts = describe(open_dataset(tmp_path), tokenizer=Words(), examples=2)
+    assert json.loads(json.dumps(facts)) == facts
+    assert (facts["kind"], facts["inputs"], facts["label"]) == ("text", ["text"], "label")
+    assert facts["columns"] == ["text", "label", "id"]
+    first = facts["splits"]["train"]
+    assert (first["rows"], first["labels"], first["duplicates"]) == (4, {"x": 3, "y": 1}, 1)
+    assert first["conflicts"] == {"texts": 1, "example_rows": [1, 2]}
+    assert first["characters"] == {"min": 0, "mean": 6.0, "median": 3, "p90": 18, "p99": 18, "max": 18}
+    assert first["words"] == {"min": 0, "mean": 2.0, "median": 2, "p90": 4, "p99": 4, "max": 4}
+    assert first["tokens"]["max"] == 6
+    assert (first["tokens"]["truncated"], first["tokens"]["truncated_share"]) == (1, 0.25)
+    assert facts["leaks"] == {"test": 1}
+    assert facts["unseen_labels"] == {"test": {"z": 1}}
+    assert len(facts["examples"]) == 2
+    assert "tokens" not in describe(open_dataset(tmp_path))["splits"]["train"]
+
+
+def test_examples_are_seeded_and_inert(tmp_path: Path) -> None:
+    rows = [{"text": f"\x1b[31m{i} \u202e" + "x" * 300, "label": "a\x07"} for i in range(100)]
+    dataset = open_dataset(folder(tmp_path, a=rows) / "a.jsonl")
+    first, again, other = (describe(dataset, seed=seed)["examples"] for seed in (1, 1, 2))
+    assert first == again != other
+    for example in first:
+        assert example["text"].startswith(f"\\x1b[31m{example['row'] - 1} \\u202exx")
+        assert example["text"].endswith("x…")
+        assert example["label"] == "a\\x07"
+
+
+def test_facts_of_pairs_tokens_and_unlabelled_texts(tmp_path: Path) -> None:
+    pairs = open_dataset(folder(tmp_path, p=[{"text": "a b", "text_pair": "c"}]) / "p.jsonl")
+    facts = describe(pairs)
+    assert facts["splits"]["p"]["labels"] is None
+    assert facts["splits"]["p"]["words"]["max"] == 3
+    assert facts["examples"] == [{"split": "p", "row": 1, "text": "a b", "pair": "c", "label": None}]
+    tokens = open_dataset(folder(tmp_path, t=[{"tokens": ["EU", "x y"], "tags": ["B-ORG", "O"]}]) / "t.jsonl")
+    facts = describe(tokens)
+    assert facts["splits"]["t"]["labels"] == {"B-ORG": 1, "O": 1}
+    assert (facts["splits"]["t"]["words"]["max"], facts["splits"]["t"]["characters"]["max"]) == (2, 5)
+    assert facts["examples"][0]["label"] == "B-ORG O"
+    sets = open_dataset(folder(tmp_path, m=[{"text": "a", "label": ["x", "y"]}]) / "m.jsonl")
+    assert describe(sets)["examples"][0]["label"] == ["x", "y"]
+
+
+# ------------------------------------------------------------------------------------------------- text
+
+
+@given(st.text(st.characters(), max_size=60), st.integers(1, 80))
+def test_printable_is_one_inert_line(text: str, limit: int) -> None:
+    import unicodedata
+
+    shown = printable(text, limit)
+    categories = {unicodedata.category(c) for c in shown if c not in "\u200c\u200d"}
+    assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    if text.isprintable() and len(text) <= limit:
+        assert shown == text
+    shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\r\n\tb", "a\\r\\n\\tb"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\ud800", "\\ud800"),
+        ("\u2028\ufeff", "\\u2028\\ufeff"),
+        ("\U000e0041", "\\U000e0041"),
+        ("👩‍👩‍👧 é", "👩‍👩‍👧 é"),
+    ],
+)
+def test_printable_by_hand(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_words_of_messages() -> None:
+    assert rows_said([3]) == "row 3"
+    assert rows_said(list(range(1, 9))) == "rows 1, 2, 3, 4, 5 and 3 more"
+    assert (counted(1, "text"), counted(1200, "text"), counted(2, "class", "classes")) == (
+        "1 text",
+        "1,200 texts",
+        "2 classes",
+    )
+    assert names_of(["a\x1b", 3]) == "'a\\x1b', 3"
+    assert names_of(range(20), 2) == "0, 1 and 18 more"
