@@ -243,7 +243,7 @@ def test_no_two_texts_overlap_and_all_are_inside(n_classes: int) -> None:
     figure.draw(renderer)
     axes = figure.axes[0]
     page = figure.bbox
-    title = axes.title.get_window_extent(renderer)
+    title = figure.texts[0].get_window_extent(renderer)
     assert page.x0 <= title.x0
     assert title.x1 <= page.x1
     for texts in (axes.get_xticklabels(), axes.get_yticklabels(), axes.texts):

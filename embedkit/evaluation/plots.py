@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -60,7 +61,8 @@ def confusion_figure(confusion: npt.ArrayLike, names: Sequence[str], *, title: s
     bar.ax.tick_params(labelfontfamily=FONT, colors="black")
     _write_cells(axes, counts, shares)
     _write_labels(axes, drawn_labels(names))
-    axes.set_title(_wrapped(drawn(title, 150), 50), family=FONT, fontsize=11, color="black", parse_math=False)
+    lines = textwrap.wrap(drawn(title, 150), 50)  # centred on the page, where a narrow matrix has no room
+    figure.suptitle("\n".join(lines), family=FONT, fontsize=11, color="black", parse_math=False)
     return figure
 
 
@@ -152,10 +154,3 @@ def _characters_of_font() -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(findfont(FontProperties(family=FONT))).get_charmap())
-
-
-def _wrapped(text: str, width: int) -> str:
-    """Break a title into lines."""
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width)) or text

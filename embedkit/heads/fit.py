@@ -76,7 +76,7 @@ class FittedHead:
     notes : list of str
         What the user should be told, such as a fit that did not converge; mostly empty.
     seconds : float
-        Wall time of the fit.
+        Wall time of the fit; the first one in a process includes the import of scikit-learn.
     iterations : int
         Of the solver; 0 where there is none.
     scaled : bool
