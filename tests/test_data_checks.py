@@ -211,7 +211,7 @@ def test_take_and_fingerprint() -> None:
 class Words:
     """A tokenizer that counts words and two special tokens."""
 
-    max_length = 5
+    max_length = 4
 
     def count(self, inputs: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
         return np.array([len(text.split()) + 2 for text in inputs], dtype=np.int64)

@@ -235,6 +235,7 @@ def test_other_types_are_no_texts(tmp_path: Path, value: object, kind: str, miss
     path = jsonl(tmp_path / "a.jsonl", {"text": "a"}, {"text": value}, {"text": value})
     message = failure(DataError, path, missing_text=missing_text)
     assert f"2 values of type {kind}: rows 2, 3" in message
+    assert ("--task tokens" in message) == (kind == "list")
 
 
 def test_pairs_need_both_texts(tmp_path: Path) -> None:

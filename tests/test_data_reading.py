@@ -477,7 +477,7 @@ def test_conll_faults_name_the_line(tmp_path: Path, content: str, said: str) -> 
 
 
 def test_conll_comments_and_pound_signs(tmp_path: Path) -> None:
-    content = "# global comment here yes\n# # B-NP\n3 CD I-NP\n\n# id = 5\nfine JJ O\n"
+    content = "# one comment\n# # B-NP O\n3 CD I-NP O\n\n# sent_id = 5\n# text\nfine JJ B-ADJP O\n"
     split = only(raw(tmp_path / "a.conll", content), task="ner")
     assert split.inputs == [["#", "3"], ["fine"]]
     tabbed = "# sent_id = 1\n# text = New York\n1\tNew York\tB-LOC\n\n# sent_id = 2\n1\tx\tO\n"

@@ -125,6 +125,14 @@ def test_folds_are_stratified(counts: list[int], k: int, seed: int) -> None:
         assert sum(sizes) == count
 
 
+def test_folds_are_stratified_where_groups_differ_in_size() -> None:
+    labels = ["a"] * 6 + ["b"] * 3
+    groups = [0, 0, 0, 0, 1, 2, 3, 4, 5]
+    folds = stratified_folds(labels, groups, 3, 0)
+    assert sorted(sum(i < 6 for i in test) for _, test in folds) == [1, 1, 4]
+    assert [sum(i >= 6 for i in test) for _, test in folds] == [1, 1, 1]
+
+
 def test_rare_classes_in_folds() -> None:
     labels = ["a"] * 6 + ["b"] * 6 + ["c", "d", "d"]
     groups = [*range(13), 99, 99]  # both rows of d are one text

@@ -83,7 +83,8 @@ def holdout(
         Rows with equal values stay together: `groups_of` the texts.
     share : float
         Part of the rows to hold out, above 0 and below 1. Each class gives its part, rounded so that the
-        total is right (largest remainder), and keeps at least one group.
+        total is right (largest remainder), and keeps at least one row. A group counts for the class of its first
+        row; one that is larger than what its class may still give stays in train.
     seed : int
 
     Returns
@@ -102,9 +103,8 @@ def holdout(
     wanted = _quotas(np.bincount(parts.row_strata, minlength=len(parts.classes)), share)
     held: list[int] = []
     for stratum, quota in enumerate(wanted.tolist()):
-        order = parts.shuffled(stratum, rng)
         room = quota
-        for group in order[: len(order) - 1].tolist():  # the last one stays
+        for group in parts.shuffled(stratum, rng).tolist():
             if parts.sizes[group] <= room:
                 held.append(group)
                 room -= int(parts.sizes[group])
