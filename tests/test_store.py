@@ -293,6 +293,20 @@ def test_a_broken_memo_is_ignored(tmp_path: Path, memo: bytes) -> None:
     assert str(path) in json.loads(memo_path.read_bytes())["sha256"]
 
 
+@pytest.mark.usefixtures("later")
+def test_a_memo_that_is_a_link_is_not_believed(tmp_path: Path) -> None:
+    path, digests = tmp_path / "f", FileDigests(tmp_path / "s")
+    path.write_bytes(b"abc")
+    right = digests.sha256(path)
+    memo, planted = tmp_path / "s" / "v1" / "memo.json", tmp_path / "planted"
+    planted.write_text(memo.read_text().replace(right, "0" * 64))
+    memo.unlink()
+    memo.symlink_to(planted)
+    before = planted.read_text()
+    assert digests.sha256(path) == right
+    assert planted.read_text() == before
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match=r"model\.safetensors"):
         FileDigests(None).sha256(tmp_path / "model.safetensors")
@@ -375,15 +389,17 @@ def test_a_hit_returns_what_the_miss_returned_bit_for_bit(tmp_path: Path, dtype:
     np.testing.assert_array_equal(first, vectors.astype(dtype).astype(np.float32))
 
 
-def test_the_buffer_is_a_copy_and_non_contiguous_input_is_fine(space: Space) -> None:
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_the_buffer_is_a_copy(space: Space, contiguous: bool) -> None:
     keys = keys_of(0, 6)
-    vectors, tokens = vectors_of(keys), keys[:, 0].astype(np.uint32)
-    wide = np.repeat(vectors, 2, axis=1)[:, ::2]
+    tokens, truncated = keys[:, 0].astype(np.uint32), keys[:, 1] % 2 == 1
+    vectors = vectors_of(keys) if contiguous else np.repeat(vectors_of(keys), 2, axis=1)[:, ::2]
+    assert vectors.flags.c_contiguous == contiguous
+    given = keys.copy()
     with space.writer() as writer:
-        writer.put(keys, wide, tokens, keys[:, 1] % 2 == 1)
-        wide[:] = 9
-        vectors[:] = 9
-        tokens[:] = 9
+        writer.put(given, vectors, tokens, truncated)
+        for array in (given, vectors, tokens, truncated):
+            array[:] = 0
     assert_stored(space, keys)
 
 

@@ -37,7 +37,7 @@ def check_folder(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise StoreError(f"cannot open the store at {path}: {error.strerror}") from error
+        raise StoreError(f"{path} cannot be opened: {error.strerror}; name another place for the store") from error
     if stat.S_ISLNK(status.st_mode):
         raise StoreError(f"{path} is a symlink; a store follows none: name the real folder, or remove the link")
     if not stat.S_ISDIR(status.st_mode):
