@@ -1,1 +1,1 @@
-"""."""
+"""What answers without torch: tokenising, batching and pooling on numpy, tokenizers and onnxruntime alone."""
