@@ -1,1 +1,23 @@
-"""."""
+"""Frozen encoders: a model folder, what to take from it, and the features of texts."""
+
+from __future__ import annotations
+
+from embedkit.encoders.features import Encoder, Extraction, FeatureExtractor, Features, check_texts, require_texts
+from embedkit.encoders.folder import ModelFolder, read_folder
+from embedkit.encoders.recipe import Recipe, View, make_recipe
+from embedkit.encoders.settings import EncoderSettings
+
+__all__ = [
+    "Encoder",
+    "EncoderSettings",
+    "Extraction",
+    "FeatureExtractor",
+    "Features",
+    "ModelFolder",
+    "Recipe",
+    "View",
+    "check_texts",
+    "make_recipe",
+    "read_folder",
+    "require_texts",
+]

@@ -17,7 +17,7 @@ from embedkit.store.feature_store import (
     resolve_root,
 )
 from embedkit.store.identity import FileDigests, space_id
-from embedkit.store.keys import text_keys
+from embedkit.store.keys import distinct, text_keys
 from embedkit.store.space import Hits, RefusedVectorError, Space, Writer
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "SpaceInfo",
     "VerifyReport",
     "Writer",
+    "distinct",
     "resolve_root",
     "space_id",
     "text_keys",

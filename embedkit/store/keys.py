@@ -131,6 +131,32 @@ class Keys(NamedTuple):
         return first
 
 
+def distinct(keys: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Number the distinct keys in the order of their first appearance.
+
+    Parameters
+    ----------
+    keys : ndarray of uint8, shape (n, 16)
+
+    Returns
+    -------
+    first : ndarray of intp, shape (u,)
+        Where each distinct key first stands; ascending.
+    which : ndarray of intp, shape (n,)
+        The number of each key, so that ``keys[first][which]`` are the keys.
+    """
+    columns = Keys.of(keys)
+    order = columns.order()
+    starts = columns.take(order).firsts()
+    first = order[starts]  # the order is stable, so the first of a run stands first
+    appearance = np.argsort(first)
+    rank = np.empty_like(appearance)
+    rank[appearance] = np.arange(len(first))
+    which = np.empty(len(keys), dtype=np.intp)
+    which[order] = rank[np.cumsum(starts) - 1]
+    return first[appearance], which
+
+
 def shared(a: Keys, b: Keys) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the positions in `a` and in `b` of the keys they share; both sorted, each without duplicates."""
     if len(a.hi) > len(b.hi):

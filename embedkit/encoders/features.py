@@ -1,0 +1,576 @@
+"""Features of texts: from the store where it has them, from the encoder where it has not."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedkit.encoders.folder import ModelFolder, read_folder
+from embedkit.encoders.recipe import Floats, Recipe, View, make_recipe, pair_features, view_descriptors
+from embedkit.encoders.settings import EncoderSettings
+from embedkit.errors import DataError, ModelError, StoreError, UsageError, require
+from embedkit.hub import resolve_model
+from embedkit.runtime.batching import plan
+from embedkit.runtime.tokens import Text, Tokenizer, Tokens
+from embedkit.store import FeatureStore, FileDigests, Space, Writer, distinct, space_id, text_keys
+from embedkit.store.files import make_folder, make_store, write_bytes_durably
+
+StoreDtype: TypeAlias = Literal["float32", "float16"]
+Keys: TypeAlias = NDArray[np.uint8]
+# What is tokenised and sorted by length at once.
+CHUNK_ROWS = 8192
+_CHUNK_CHARACTERS = 16 << 20
+_FLOAT16_MAX = 65504.0
+
+log = logging.getLogger("embedkit.encoders")
+
+
+class Encoder(Protocol):
+    """What turns token batches into pooled hidden states."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether tokenising the next texts costs the device nothing."""
+
+    def run(
+        self,
+        tokens: Tokens,
+        batches: Sequence[NDArray[np.int64]],
+        pad_id: int,
+        views: Sequence[View],
+        threads: int | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """Yield the windows of each batch and their vectors, shape (V, B, H)."""
+
+
+@dataclass
+class Extraction:
+    """What extracting has done; sums up with ``+=`` over the chunks of a stream.
+
+    Attributes
+    ----------
+    rows : int
+        Inputs.
+    hits, computed : int
+        Distinct texts that the store had, and that the encoder was given.
+    truncated : int
+        Inputs that lost tokens to the maximum length.
+    empty : int
+        Inputs of which nothing but special tokens reached the encoder.
+    tokens : int
+        Tokens of the computed texts.
+    seconds, load_seconds, encode_seconds, store_seconds : float
+        Wall time of all, of opening the model, of tokenising with the forward passes, and of the store.
+    """
+
+    rows: int = 0
+    hits: int = 0
+    computed: int = 0
+    truncated: int = 0
+    empty: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    load_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    store_seconds: float = 0.0
+    _keys: list[Keys] = field(default_factory=list, repr=False)
+
+    def __iadd__(self, other: Extraction) -> Extraction:
+        for name in (f.name for f in fields(self) if f.name != "_keys"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._keys.extend(other._keys)
+        return self
+
+    @property
+    def unique(self) -> int:
+        """Distinct texts (for pairs read together, distinct pairs) over all chunks."""
+        if not self._keys:
+            return 0
+        keys = np.concatenate(self._keys)
+        self._keys = [keys[distinct(keys)[0]]]
+        return len(self._keys[0])
+
+
+@dataclass(frozen=True)
+class Features:
+    """Vectors in input order, and what they cost.
+
+    Attributes
+    ----------
+    vectors : ndarray of float32, shape (n, D)
+    extraction : Extraction
+    """
+
+    vectors: Floats
+    extraction: Extraction
+
+
+class FeatureExtractor:
+    """Turns texts or pairs into vectors, each distinct text at most once.
+
+    Opening reads the folder's small files and digests its weights (remembered in the store); the model itself,
+    and with it torch, is loaded when a text is not in the store.
+
+    Parameters
+    ----------
+    settings : EncoderSettings
+        The model and what to take from it.
+    store : FeatureStore, optional
+        Where features are kept. Default: nowhere.
+    dtype : {"float32", "float16"}
+        How vectors are rounded where there is no store, so that a head trained on a float16 store sees the
+        same.
+    keep_going : bool
+        Whether a store that cannot be written is a warning (a fit needs features, not a store) or an error.
+    progress : callable, optional
+        Told the number of texts that became ready, hits included.
+    encoder : Encoder, optional
+        Computes instead of the folder's own weights (tests).
+
+    Raises
+    ------
+    InputMissingError, ModelError, UsageError
+        The model is not there, not whole, or lacks what is asked for.
+    """
+
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        *,
+        store: FeatureStore | None = None,
+        dtype: StoreDtype = "float32",
+        keep_going: bool = True,
+        progress: Callable[[int], None] | None = None,
+        encoder: Encoder | None = None,
+    ) -> None:
+        self.settings = settings
+        self.folder: ModelFolder = read_folder(resolve_model(settings.model, revision=settings.revision))
+        self.recipe: Recipe = make_recipe(settings, self.folder)
+        self.dtype: StoreDtype = store.dtype if store is not None else dtype
+        self.progress = progress
+        self._store = store
+        self._keep_going = keep_going
+        self._encoder = encoder
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()
+        self._temporary = ExitStack()
+        root = None if store is None else store.root
+        path = self.folder.tokenizer or self._made_tokenizer(root)
+        self.tokenizer: Tokenizer = self.recipe.tokenizer(path)
+        digests = FileDigests(root)
+        self._descriptors = view_descriptors(self.recipe, self.folder, self.tokenizer, path, digests, "torch")
+        self._spaces = None if store is None else [store.space(described) for described in self._descriptors]
+
+    # ------------------------------------------------------------------------------------------ identity
+
+    def space(self, kind: str = "text") -> str:
+        """Return the id of the feature space of texts or pairs, 32 hexadecimal digits."""
+        views = [space_id({**described, "stored_dtype": self.dtype}) for described in self._descriptors]
+        return self.recipe.space(views, kind)
+
+    @property
+    def weights(self) -> list[str]:
+        """SHA-256 of each weight file."""
+        return list(self._descriptors[0]["weights"])
+
+    def _made_tokenizer(self, root: Path | None) -> Path:
+        """Return a ``tokenizer.json`` made of an older tokenizer's files, kept beside the store's features."""
+        import hashlib
+        from importlib.metadata import version
+
+        kept = FileDigests(root)
+        small = [p for p in sorted(self.folder.path.iterdir()) if p.is_file() and p not in self.folder.weights]
+        about = [f"{p.name}={kept.sha256(p)}" for p in small if p.suffix in (".json", ".txt", ".model")]
+        about += [f"{name}={version(name)}" for name in ("transformers", "tokenizers")]
+        name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:32] + ".json"
+        if root is None:
+            parent = Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-")))
+        else:
+            make_store(root)
+            parent = root / "tokenizers"
+            make_folder(parent)
+        if not (parent / name).exists():
+            from embedkit.encoders.torch_encoder import build_tokenizer
+
+            write_bytes_durably(parent / name, build_tokenizer(self.folder.path).encode())
+        return parent / name
+
+    # ---------------------------------------------------------------------------------------- extracting
+
+    def transform(self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Features:
+        """Return the features of some inputs.
+
+        Parameters
+        ----------
+        inputs : sequence of str, or of (str, str)
+            Texts or pairs, n of them.
+        rows : ndarray of int64, shape (n,), optional
+            What messages call the inputs. Default: 1 to n.
+
+        Returns
+        -------
+        Features
+
+        Raises
+        ------
+        DataError
+            An input is not a text (a pair), or has no UTF-8.
+        ModelError
+            The encoder gave a vector that is not finite, or nothing but zeros, for a text.
+        StoreError
+            The store cannot be read; or it cannot be written, and `keep_going` is False.
+        """
+        start = time.perf_counter()
+        numbers = np.arange(1, len(inputs) + 1) if rows is None else rows
+        if len(inputs) and isinstance(inputs[0], tuple) and self.recipe.pairs == "bi":
+            texts = [part for parts in zip(*inputs, strict=True) for part in parts]  # all firsts, all seconds
+            run, n = self._distinct(texts, np.tile(numbers, 2)), len(inputs)
+            vectors = pair_features(run.vectors[:n], run.vectors[n:])
+            done = run.extraction
+            done.truncated = int((run.truncated[:n] | run.truncated[n:]).sum())
+            done.empty = int((run.empty[:n] | run.empty[n:]).sum())
+        else:
+            run = self._distinct(inputs, numbers)
+            vectors, done = run.vectors, run.extraction
+            done.truncated, done.empty = int(run.truncated.sum()), int(run.empty.sum())
+        done.rows = len(inputs)
+        done.seconds = time.perf_counter() - start
+        return Features(vectors, done)
+
+    def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> _Run:
+        """Look distinct texts up, compute what is missing, and lay them out in input order."""
+        keys = text_keys(texts)  # type: ignore[arg-type]  # of either kind; the tokenizer refuses mixed ones
+        first, which = distinct(keys)
+        job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], np.bincount(which))
+        job.fill()
+        vectors = self.recipe.compose(job.vectors) if len(texts) else np.empty((0, self._width()), np.float32)
+        repeated = len(first) < len(texts)  # else `which` is 0, 1, 2, ... and nothing needs to be moved
+        empty = job.tokens <= self._special(texts)
+        return _Run(
+            vectors[which] if repeated else vectors,
+            job.truncated[which],
+            empty[which],
+            Extraction(
+                hits=len(first) - job.computed,
+                computed=job.computed,
+                tokens=job.computed_tokens,
+                load_seconds=job.load_seconds,
+                encode_seconds=job.encode_seconds,
+                store_seconds=job.store_seconds,
+                _keys=[keys[first]],
+            ),
+        )
+
+    def _special(self, texts: Sequence[Text]) -> int:
+        return self.tokenizer.special_tokens(pair=bool(len(texts)) and not isinstance(texts[0], str))
+
+    def _width(self) -> int:
+        """Width of a vector of a text, as far as the configuration tells."""
+        per_layer = self.folder.hidden * len(self.recipe.poolings)
+        return per_layer if self.recipe.layer_join == "mean" else per_layer * len(self.recipe.layers)
+
+    def width(self, kind: str = "text") -> int:
+        """Numbers in a vector of a text or pair."""
+        return self._width() * (4 if kind == "pair" and self.recipe.pairs == "bi" else 1)
+
+    def warn_once(self, message: str) -> None:
+        """Say something on the logger ``embedkit.encoders``, once for this extractor."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning("%s", message)
+
+    def encoder(self) -> Encoder:
+        """Open the encoder at its first use."""
+        with self._lock:
+            if self._encoder is None:
+                require("torch", extra="train", purpose="computing features")
+                require("transformers", extra="train", purpose="computing features")
+                from embedkit.encoders.torch_encoder import open_encoder
+
+                known_by = (*self.weights, str(self._descriptors[0]["config"]))
+                self._encoder = open_encoder(self.folder, known_by, self.recipe.precision, self.settings.device)
+            return self._encoder
+
+    @property
+    def spaces(self) -> list[Space] | None:
+        """The store's space of each view."""
+        return self._spaces
+
+    @property
+    def keep_going(self) -> bool:
+        """Whether a store that cannot be written is a warning."""
+        return self._keep_going
+
+
+@dataclass(frozen=True)
+class _Run:
+    vectors: Floats
+    truncated: NDArray[np.bool_]
+    empty: NDArray[np.bool_]
+    extraction: Extraction
+
+
+class _Job:
+    """Distinct texts on their way to vectors.
+
+    Attributes
+    ----------
+    vectors : list of ndarray of float32, each of shape (n, H)
+        One for each view.
+    tokens, truncated : ndarray, shape (n,)
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        texts: list[Text],
+        keys: Keys,
+        rows: NDArray[np.int64],
+        repeats: NDArray[np.int64],
+    ) -> None:
+        self._extractor = extractor
+        self._texts = texts
+        self._keys = keys
+        self._rows = rows
+        self._repeats = repeats
+        self.vectors: list[Floats] = []
+        self.tokens = np.zeros(len(texts), dtype=np.uint32)
+        self.truncated = np.zeros(len(texts), dtype=bool)
+        self.computed = self.computed_tokens = 0
+        self.load_seconds = self.encode_seconds = self.store_seconds = 0.0
+
+    def fill(self) -> None:
+        """Look up, then compute what is missing."""
+        found = self._look_up()
+        missing = np.flatnonzero(~found.all(axis=0))
+        self._advance(np.flatnonzero(found.all(axis=0)))
+        self.computed = len(missing)
+        if not len(missing):
+            return
+        start = time.perf_counter()
+        encoder = self._extractor.encoder()
+        self.load_seconds = time.perf_counter() - start
+        with ExitStack() as stack:
+            savers = [stack.enter_context(saver) for saver in self._savers(found)]
+            start, stored = time.perf_counter(), self.store_seconds
+            self._compute(encoder, missing, found, savers)
+            self.encode_seconds = time.perf_counter() - start - (self.store_seconds - stored)
+            start = time.perf_counter()
+        self.store_seconds += time.perf_counter() - start
+
+    def _look_up(self) -> NDArray[np.bool_]:
+        """Fill in what the store has; return what was found, shape (V, n)."""
+        views = self._extractor.recipe.views
+        found = np.zeros((len(views), len(self._texts)), dtype=bool)
+        self.vectors = [np.empty((0, 0), np.float32)] * len(views)
+        start = time.perf_counter()
+        for number, space in enumerate(self._extractor.spaces or []):
+            hits = space.lookup(self._keys)
+            found[number] = hits.found
+            self.vectors[number] = hits.vectors
+            self.tokens[hits.found] = hits.tokens[hits.found]
+            self.truncated[hits.found] = hits.truncated[hits.found]
+        self.store_seconds += time.perf_counter() - start
+        return found
+
+    def _savers(self, found: NDArray[np.bool_]) -> list[_Saver]:
+        spaces = self._extractor.spaces
+        if spaces is None:
+            return [_Saver(None, self._extractor) for _ in found]
+        read_only = [space for space in spaces if not space.writable]
+        if read_only:
+            self._extractor.warn_once(
+                f"the store at {read_only[0].folder.parent.parent} is read-only: new features are not kept"
+            )
+        return [
+            _Saver(None if row.all() or not space.writable else space, self._extractor)
+            for row, space in zip(found, spaces, strict=True)
+        ]
+
+    def _compute(
+        self, encoder: Encoder, missing: NDArray[np.int64], found: NDArray[np.bool_], savers: list[_Saver]
+    ) -> None:
+        extractor = self._extractor
+        chunks = list(_chunks([self._texts[i] for i in missing.tolist()]))
+        tasks = [partial(self._tokenise, missing[part]) for part in chunks]
+        tokenised = _ahead(tasks) if encoder.overlaps else (task() for task in tasks)
+        for part, tokens in zip(chunks, tokenised, strict=True):
+            places = missing[part]
+            self.tokens[places] = tokens.row_lengths
+            self.truncated[places] = tokens.truncated
+            self.computed_tokens += int(tokens.row_lengths.sum())
+            batches = plan(tokens.lengths, extractor.settings.batch_tokens)
+            merger = _Merger(tokens)
+            for batch, vectors in encoder.run(
+                tokens, batches, extractor.recipe.pad_id, extractor.recipe.views, extractor.settings.threads
+            ):
+                done, ready = merger.add(batch, vectors)
+                if len(done):
+                    self._keep(places[done], ready, found, savers)
+                    self._advance(places[done])
+
+    def _tokenise(self, places: NDArray[np.int64]) -> Tokens:
+        texts = [self._texts[i] for i in places.tolist()]
+        return self._extractor.tokenizer.encode(texts, windows=self._extractor.recipe.long == "mean")
+
+    def _keep(
+        self, places: NDArray[np.int64], vectors: Floats, found: NDArray[np.bool_], savers: list[_Saver]
+    ) -> None:
+        """Check vectors, store them, and put what the store made of them into the result."""
+        self._check(places, vectors)
+        start = time.perf_counter()
+        for number, saver in enumerate(savers):
+            if self.vectors[number].shape[1] == 0:
+                self.vectors[number] = np.empty((len(self._texts), vectors.shape[2]), np.float32)
+            new = ~found[number, places]
+            if new.any():
+                at = places[new]
+                self.vectors[number][at] = saver.put(
+                    self._keys[at], vectors[number][new], self.tokens[at], self.truncated[at]
+                )
+        self.store_seconds += time.perf_counter() - start
+
+    def _check(self, places: NDArray[np.int64], vectors: Floats) -> None:
+        """Refuse what no encoder that works would give, before any of it is stored."""
+        peak = np.abs(vectors).max(axis=2)  # (V, B); NaN stays NaN
+        bad = ~np.isfinite(peak).all(axis=0)
+        if bad.any():
+            raise ModelError(
+                f"row {self._rows[places[bad][0]]}: the encoder gave a vector that is not finite; where it runs "
+                "in float16 this is an overflow: use precision float32 or bfloat16"
+            )
+        if (peak == 0).any():
+            row = self._rows[places[(peak == 0).any(axis=0)][0]]
+            raise ModelError(f"row {row}: the encoder gave nothing but zeros; its weights are damaged")
+        if self._extractor.dtype == "float16" and (peak > _FLOAT16_MAX).any():
+            row = self._rows[places[(peak > _FLOAT16_MAX).any(axis=0)][0]]
+            raise ModelError(f"row {row}: a number beyond 65504 does not fit float16; use --store-dtype float32")
+
+    def _advance(self, places: NDArray[np.int64]) -> None:
+        if self._extractor.progress is not None and len(places):
+            self._extractor.progress(int(self._repeats[places].sum()))
+
+
+class _Merger:
+    """Puts the windows of long texts together: their mean, weighted by tokens."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._rows = tokens.rows
+        self._lengths = tokens.lengths
+        self._left = np.bincount(tokens.rows, minlength=len(tokens.truncated))
+        self._single = self._left == 1
+        self._weights = tokens.row_lengths
+        self._sums: dict[int, NDArray[np.float64]] = {}
+
+    def add(self, windows: NDArray[np.int64], vectors: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """Take the vectors (V, B, H) of some windows; return the rows that are complete and theirs (V, R, H)."""
+        rows = self._rows[windows]
+        whole = self._single[rows]
+        if whole.all():
+            return rows, vectors
+        finished: list[int] = []
+        for at in np.flatnonzero(~whole).tolist():
+            row = int(rows[at])
+            part = vectors[:, at].astype(np.float64) * self._lengths[windows[at]]
+            self._sums[row] = self._sums[row] + part if row in self._sums else part
+            self._left[row] -= 1
+            if not self._left[row]:
+                finished.append(row)
+        means = [(self._sums.pop(row) / self._weights[row]).astype(np.float32) for row in finished]
+        done = np.concatenate([rows[whole], np.array(finished, dtype=np.int64)])
+        ready = np.concatenate([vectors[:, whole], *(mean[:, None] for mean in means)], axis=1)
+        return done, ready
+
+
+class _Saver:
+    """Writes one view, or only rounds where nothing is kept; a store that fails may be left."""
+
+    def __init__(self, space: Space | None, extractor: FeatureExtractor) -> None:
+        self._writer: Writer | None = None if space is None else space.writer()
+        self._extractor = extractor
+
+    def __enter__(self) -> _Saver:
+        return self
+
+    def put(self, keys: Keys, vectors: Floats, tokens: NDArray[np.uint32], truncated: NDArray[np.bool_]) -> Floats:
+        """Return the vectors as a later hit will."""
+        if self._writer is not None:
+            try:
+                return self._writer.put(keys, vectors, tokens, truncated)
+            except StoreError as error:
+                self._give_up(error)
+        return vectors.astype(self._extractor.dtype).astype(np.float32)
+
+    def _give_up(self, error: StoreError) -> None:
+        if not self._extractor.keep_going:
+            raise error
+        self._writer = None
+        self._extractor.warn_once(f"{error} (going on without keeping features)")
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:  # noqa: ANN401 - as the protocol has it
+        if self._writer is None:
+            return
+        try:
+            self._writer.__exit__(kind, error, trace)
+        except StoreError as failed:
+            self._give_up(failed)
+
+
+def _chunks(texts: Sequence[Text]) -> Iterator[slice]:
+    """Cut texts into runs that are tokenised together: by rows, and by characters where texts are long."""
+    start = characters = 0
+    for i, text in enumerate(texts):
+        size = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+        if i > start and (i - start >= CHUNK_ROWS or characters + size > _CHUNK_CHARACTERS):
+            yield slice(start, i)
+            start, characters = i, 0
+        characters += size
+    if texts:
+        yield slice(start, len(texts))
+
+
+def _ahead(tasks: Iterable[Callable[[], Tokens]]) -> Iterator[Tokens]:
+    """Run one task ahead of the one whose result is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = None
+        for task in tasks:
+            following = pool.submit(task)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def check_texts(inputs: Sequence[object]) -> None:
+    """Raise `DataError` unless inputs are all texts, or all pairs of texts."""
+    pairs = bool(len(inputs)) and isinstance(inputs[0], tuple)
+    for row, item in enumerate(inputs, start=1):
+        good = (
+            isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+            if pairs
+            else isinstance(item, str)
+        )
+        if not good:
+            wanted = "a pair of texts" if pairs else "a text"
+            raise DataError(f"row {row} is of type {type(item).__name__}, not {wanted}")
+
+
+def require_texts(kind: str) -> None:
+    """Raise `UsageError` for data that hold lists of words."""
+    if kind == "tokens":
+        raise UsageError(
+            "these data are lists of words with a tag each; this command reads texts or pairs of texts"
+        )

@@ -1,0 +1,348 @@
+"""A model folder read without torch: what it is, what it says about pooling and lengths, whether it is whole."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedkit.encoders.settings import Side
+from embedkit.errors import ModelError
+from embedkit.hub import Resolved
+
+WEIGHTS = "model.safetensors"
+TOKENIZER = "tokenizer.json"
+# From any of these, transformers can build a tokenizer.json.
+_VOCABULARIES = (
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "tokenizer.model",
+)
+# Names that configurations of several families use for one thing.
+_HIDDEN = ("hidden_size", "dim", "n_embd", "d_model")
+_LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+_POSITIONS = ("max_position_embeddings", "n_positions")
+# Families whose positions start behind the padding index.
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
+_DECODERS = frozenset({"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gptj",
+                       "llama", "mistral", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3",
+                       "smollm3"})  # fmt: skip
+_NO_LIMIT = 100_000  # tokenizers without a limit say 1e30
+_POOLING_NAMES = {"lasttoken": "last", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "last",
+}
+_LFS = b"version https://git-lfs"
+_HEADER_LIMIT = 100 << 20  # bytes, as the safetensors library allows
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a folder says about its model.
+
+    Attributes
+    ----------
+    resolved : Resolved
+        The folder and its name.
+    config : dict
+        Of ``config.json``.
+    weights : tuple of Path
+        Safetensors files, sorted by name, each whole.
+    tokenizer : Path or None
+        ``tokenizer.json``; None where transformers must make one.
+    pooling : str
+        Default pooling.
+    pooling_error : str or None
+        Why the folder's own way from tokens to a vector cannot be followed; pooling must then be chosen.
+    normalize : bool
+        Whether the folder's last step scales vectors to length 1.
+    max_length : int
+        Default for the most tokens of a text.
+    positions : int or None
+        Most tokens that the model has positions for; None for no limit.
+    layers : int
+        Number of blocks.
+    hidden : int
+        Width of a hidden state.
+    pad_id : int
+        Id that padding is filled with.
+    lowercase : bool
+        Whether texts are lower-cased before the tokenizer.
+    side : {"right", "left"}
+        The end that truncation cuts off.
+    prompts : dict of str to str
+        By name; the default prompt also stands under ``""``.
+    prompt_pooled : bool
+        Whether pooling includes the prompt's tokens.
+    """
+
+    resolved: Resolved
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+    tokenizer: Path | None
+    pooling: str
+    pooling_error: str | None
+    normalize: bool
+    max_length: int
+    positions: int | None
+    layers: int
+    hidden: int
+    pad_id: int
+    lowercase: bool
+    side: Side
+    prompts: Mapping[str, str]
+    prompt_pooled: bool
+
+    @property
+    def path(self) -> Path:
+        """The folder that holds config, weights and tokenizer (a sentence-transformers module)."""
+        return self.weights[0].parent
+
+
+def read_folder(resolved: Resolved) -> ModelFolder:
+    """Read a model folder and check that it is whole, without opening the weights themselves.
+
+    Raises
+    ------
+    ModelError
+        A file is missing, damaged, a git-lfs pointer or of a kind that is not supported.
+    """
+    modules = _modules(resolved.folder)
+    path = resolved.folder / modules[0][1] if modules else resolved.folder
+    config = _read_config(path)
+    _check_parts(path)
+    sentence = _json(path / "sentence_bert_config.json")
+    tokenizer = _json(path / "tokenizer_config.json")
+    prompts = _json(resolved.folder / "config_sentence_transformers.json")
+    pooling, pooling_error, prompt_pooled = _pooling(resolved.folder, modules, config)
+    positions = _positions(config, path)
+    return ModelFolder(
+        resolved=resolved,
+        config=config,
+        weights=_weights(path),
+        tokenizer=path / TOKENIZER if (path / TOKENIZER).exists() else None,
+        pooling=pooling,
+        pooling_error=pooling_error,
+        normalize=any(kind == "Normalize" for kind, _ in modules),
+        max_length=_max_length(sentence, tokenizer, positions),
+        positions=positions,
+        layers=_whole_number(config, _LAYERS, path),
+        hidden=_whole_number(config, _HIDDEN, path),
+        pad_id=_pad_id(path, config, tokenizer),
+        lowercase=bool(sentence.get("do_lower_case")),
+        side="left" if tokenizer.get("truncation_side") == "left" else "right",
+        prompts=_prompts(prompts),
+        prompt_pooled=prompt_pooled,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file is an empty one."""
+    if not path.exists():
+        return {}
+    value = _parse(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object; restore the file")
+    return value
+
+
+def _parse(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    data = path.read_bytes()
+    _refuse_pointer(path, data)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON ({error}); restore the file") from None
+
+
+def _refuse_pointer(path: Path, head: bytes) -> None:
+    if head.startswith(_LFS):
+        raise ModelError(f"{path} is a git-lfs pointer, not the file itself; run git lfs pull in the folder")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").exists():
+        have = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else ""
+        raise ModelError(f"{path} is no model folder: config.json is missing (it holds: {have or 'nothing'})")
+    config = _json(path / "config.json")
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise ModelError(f"{path / 'config.json'} names no model_type")
+    if config.get("is_encoder_decoder"):
+        raise ModelError(
+            f"{path} is an encoder-decoder ({kind}); supported are encoders (BERT and its kin) and decoders"
+        )
+    return config
+
+
+def _check_parts(path: Path) -> None:
+    """Name all that is missing at once."""
+    missing = []
+    if not any((path / name).exists() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
+        pickled = sorted(p.name for p in path.glob("pytorch_model*.bin"))
+        hint = f" (there is {pickled[0]}, but pickled weights are not loaded; convert it)" if pickled else ""
+        missing.append(f"weights ({WEIGHTS}){hint}")
+    if not any((path / name).exists() for name in (TOKENIZER, *_VOCABULARIES)):
+        missing.append(f"a tokenizer ({TOKENIZER})")
+    if missing:
+        raise ModelError(f"{path} is incomplete; missing: {', '.join(missing)}")
+
+
+def _weights(path: Path) -> tuple[Path, ...]:
+    if (path / WEIGHTS).exists():
+        files = [path / WEIGHTS]
+    else:
+        names = set(_json(path / f"{WEIGHTS}.index.json").get("weight_map", {}).values())
+        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise ModelError(f"{path / WEIGHTS}.index.json lists no plain file names; restore the file")
+        files = sorted(path / name for name in names)
+    for file in files:
+        _check_weights(file)
+    return tuple(files)
+
+
+def _check_weights(file: Path) -> None:
+    """Compare a safetensors file's size with what its header says."""
+    if not file.exists():
+        raise ModelError(f"{file} is missing, though the index lists it; download it again")
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(8)
+        _refuse_pointer(file, head + stream.read(len(_LFS)))
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
+            raise ModelError(f"{file} is damaged or cut off ({size:,} bytes); download it again")
+        stream.seek(8)
+        header = stream.read(length)
+    try:
+        tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+        end = max(int(entry["data_offsets"][1]) for entry in tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise ModelError(f"{file} is damaged: its header is not safetensors; download it again") from None
+    if size != 8 + length + end:
+        raise ModelError(f"{file} is cut off: {size:,} of {8 + length + end:,} bytes; download it again")
+
+
+# -------------------------------------------------------------------------- sentence-transformers modules
+
+
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """Return (class name, sub-folder) of each module in order; none for a plain transformers folder."""
+    path = folder / "modules.json"
+    if not path.exists():
+        return []
+    listed = _parse(path)
+    try:
+        modules = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in listed]
+    except (TypeError, KeyError):
+        raise ModelError(f"{path} does not list modules with type and path; restore the file") from None
+    if not modules or modules[0][0] != "Transformer":
+        first = modules[0][0] if modules else "nothing"
+        raise ModelError(f"{path}: the first module is {first}; only text models that start with Transformer work")
+    for kind, inner in modules:
+        parts = Path(inner).parts
+        if ".." in parts or Path(inner).is_absolute():
+            raise ModelError(f"{path}: the module {kind} lies outside the folder ({inner})")
+    return modules
+
+
+def _pooling(
+    folder: Path, modules: list[tuple[str, str]], config: Mapping[str, Any]
+) -> tuple[str, str | None, bool]:
+    """Return the default pooling, why it must not be used, and whether prompts are pooled."""
+    if not modules:
+        return ("last" if config["model_type"] in _DECODERS else "cls"), None, True
+    others = [kind for kind, _ in modules[1:] if kind not in ("Pooling", "Normalize")]
+    if others:
+        reason = f"its module {others[0]} is not supported; choose a pooling to use the transformer without it"
+        return "mean", reason, True
+    for kind, inner in modules[1:]:
+        if kind == "Pooling":
+            return _pooling_module(folder / inner / "config.json")
+    return "mean", None, True  # sentence-transformers' own default
+
+
+def _pooling_module(path: Path) -> tuple[str, str | None, bool]:
+    config = _json(path)
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)]
+    names = [_POOLING_NAMES.get(mode, mode) for mode in ([modes] if isinstance(modes, str) else modes or ["mean"])]
+    reason = None
+    if "weightedmean" in names:
+        reason = "its pooling weightedmean is not supported; choose another pooling"
+    return "+".join(map(str, names)), reason, bool(config.get("include_prompt", True))
+
+
+def _prompts(config: Mapping[str, Any]) -> dict[str, str]:
+    found = config.get("prompts")
+    prompts = {str(k): str(v) for k, v in found.items() if k and v} if isinstance(found, dict) else {}
+    default = config.get("default_prompt_name")
+    if isinstance(default, str) and default in prompts:
+        prompts[""] = prompts[default]
+    return prompts
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+def _whole_number(config: Mapping[str, Any], names: tuple[str, ...], path: Path) -> int:
+    for name in names:
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    raise ModelError(
+        f"{path / 'config.json'} has none of {', '.join(names)}: not a text encoder that is supported"
+    )
+
+
+def _positions(config: Mapping[str, Any], path: Path) -> int | None:
+    limits = [config[name] for name in _POSITIONS if isinstance(config.get(name), int)]
+    if not limits or limits[0] <= 0:
+        return None
+    if config["model_type"] in _OFFSET_POSITIONS:
+        pad = config.get("pad_token_id")
+        return int(limits[0]) - (int(pad) if isinstance(pad, int) else 1) - 1
+    return int(limits[0])
+
+
+def _max_length(sentence: Mapping[str, Any], tokenizer: Mapping[str, Any], positions: int | None) -> int:
+    """Return sentence_bert_config.json's limit, else the tokenizer's, never above the positions."""
+    limits = [sentence.get("max_seq_length"), tokenizer.get("model_max_length"), positions, 512]
+    chosen = next(int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT)
+    return chosen if positions is None else min(chosen, positions)
+
+
+def _pad_id(path: Path, config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> int:
+    """Return the id of the padding token, else of the end of a text."""
+    special = _json(path / "special_tokens_map.json")
+    ids = _token_ids(path)
+    for kind in ("pad_token", "eos_token"):
+        token: Any = tokenizer.get(kind) or special.get(kind)
+        token = token.get("content") if isinstance(token, dict) else token
+        if token in ids:
+            return ids[token]
+        if isinstance(config.get(f"{kind}_id"), int):
+            return int(config[f"{kind}_id"])
+    raise ModelError(f"{path} names no padding token and no end-of-text token; add pad_token_id to config.json")
+
+
+def _token_ids(path: Path) -> dict[str, int]:
+    """Return the ids of the added tokens, which all special tokens are."""
+    added = _json(path / TOKENIZER).get("added_tokens", [])
+    return {
+        entry["content"]: int(entry["id"]) for entry in added if isinstance(entry, dict) and "content" in entry
+    }

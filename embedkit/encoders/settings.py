@@ -1,0 +1,144 @@
+"""What a user may ask of an encoder, checked before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from embedkit.errors import UsageError
+from embedkit.runtime.pooling import POOLINGS
+
+Long: TypeAlias = Literal["truncate", "mean"]
+Pairs: TypeAlias = Literal["cross", "bi"]
+Join: TypeAlias = Literal["concat", "mean"]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+Engine: TypeAlias = Literal["auto", "torch"]
+Side: TypeAlias = Literal["right", "left"]
+Layers: TypeAlias = int | str | Sequence[int]
+
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """A model and what to take from it.
+
+    Parameters
+    ----------
+    model : str
+        ``"minilm"``, a folder, or a hub id; see `embedkit.hub.resolve_model`.
+    revision : str, optional
+        Branch, tag or commit of a hub id.
+    pooling : str, optional
+        ``cls``, ``mean``, ``max``, ``last``, ``mean_sqrt_len`` or ``pooler``, or several joined by ``+``, such as
+        ``cls+mean``. Default: what a sentence-transformers folder says; else ``cls``, for decoders ``last``.
+    layers : int, str or sequence of int, default -1
+        Hidden states to pool: 0 are the embeddings, -1 is the model's ``last_hidden_state``. Several, also as
+        ``"-1,-2"``, or ``"all"``.
+    layer_join : {"concat", "mean"}, default "concat"
+        What becomes of several layers.
+    normalize : bool, optional
+        Scale each text's vector to length 1. Default: what a sentence-transformers folder says, else no.
+    max_length : int, optional
+        Most tokens of a text, special tokens included. Default: the folder's.
+    long : {"truncate", "mean"}, default "truncate"
+        Texts beyond `max_length` lose their end, or are cut into windows whose vectors are averaged, weighted
+        by their tokens.
+    side : {"right", "left"}, optional
+        The end that truncation cuts off. Default: the folder's, mostly right.
+    prompt : str, optional
+        The name of one of the folder's prompts, or else a text to put before every text. Default: the folder's
+        default prompt, mostly none.
+    pairs : {"cross", "bi"}, default "cross"
+        Pairs are read together, or apart as (u, v, |u - v|, u * v) (Reimers & Gurevych, 2019).
+    precision : {"auto", "float32", "bfloat16", "float16"}, default "auto"
+        Of the model's weights and products; auto is float32. Pooling is always float32.
+    engine : {"auto", "torch"}, default "auto"
+        What computes; auto is torch.
+    device : str, default "auto"
+        ``cpu``, ``cuda``, ``cuda:1``, ``mps``; auto takes cuda, mps or cpu, the first that is there.
+    batch_tokens : int, default 2048
+        Most tokens of a batch, padding included.
+    threads : int, optional
+        Threads of the forward pass. Default: torch's own.
+
+    Raises
+    ------
+    UsageError
+        A value is not allowed; the message lists what is.
+    """
+
+    model: str
+    revision: str | None = None
+    pooling: str | None = None
+    layers: Layers = -1
+    layer_join: Join = "concat"
+    normalize: bool | None = None
+    max_length: int | None = None
+    long: Long = "truncate"
+    side: Side | None = None
+    prompt: str | None = None
+    pairs: Pairs = "cross"
+    precision: Precision = "auto"
+    engine: Engine = "auto"
+    device: str = "auto"
+    batch_tokens: int = BATCH_TOKENS
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("layer_join", get_args(Join)),
+            ("long", get_args(Long)),
+            ("side", (None, *get_args(Side))),
+            ("pairs", get_args(Pairs)),
+            ("precision", get_args(Precision)),
+            ("engine", get_args(Engine)),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(str, allowed))}")
+        for name in ("max_length", "batch_tokens", "threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name} is {value!r}; it must be an integer of at least 1")
+        if self.pooling is not None:
+            parse_pooling(self.pooling)
+        object.__setattr__(self, "layers", parse_layers(self.layers))
+
+
+def parse_pooling(pooling: str) -> tuple[str, ...]:
+    """Return the poolings of a join.
+
+    Examples
+    --------
+    >>> parse_pooling("cls+mean")
+    ('cls', 'mean')
+    """
+    parts = tuple(part.strip() for part in pooling.split("+"))
+    unknown = [part for part in parts if part not in POOLINGS]
+    if unknown or len(set(parts)) < len(parts):
+        wrong = f"{unknown[0]!r} is unknown" if unknown else "one stands twice"
+        raise UsageError(
+            f"pooling {pooling!r}: {wrong}; allowed: {', '.join(POOLINGS)}, and joins such as cls+mean"
+        )
+    return parts
+
+
+def parse_layers(layers: Layers) -> tuple[int, ...] | Literal["all"]:
+    """Return layer numbers as given, or ``"all"``.
+
+    Examples
+    --------
+    >>> parse_layers("-1, -2"), parse_layers(3), parse_layers("all")
+    ((-1, -2), (3,), 'all')
+    """
+    if layers == "all":
+        return "all"
+    try:
+        given = layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
+        numbers = tuple(int(number) for number in given)
+        if isinstance(layers, bool) or not numbers:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise UsageError(f"layers is {layers!r}; allowed: an integer, several such as -1,-2, or all") from None
+    return numbers
