@@ -101,7 +101,7 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 HUB_ID = re.compile(rf"(?!.*(?:--|\.\.|\.git$))(?:{_PART}/)?{_PART}")
 REVISION = re.compile(r"(?!.*(?:\.\.|//))[^\s/~^:?*\[\\\x00-\x1f-][^\s~^:?*\[\\\x00-\x1f]*")  # as git has it
 COMMIT = re.compile(r"[0-9a-f]{40}")
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
 
 SETTINGS = ("*.json", "*.txt", "*.model", "bpe.codes")  # the configuration and every kind of vocabulary
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
@@ -236,14 +236,13 @@ def _from_hub(asked: _Asked) -> Resolved:
     with _in_our_words(asked):
         folder, encoder = _download(asked)
     if not any(encoder.glob("*.safetensors")):
-        raise ModelError(
-            f"the hub model {asked.repository} (commit {folder.name[:12]}) has no weights in safetensors form "
-            f"({WEIGHTS[0]}), and pickled weights (.bin) are never loaded; give a revision that has them, or "
-            "convert the model with transformers where you trust its author "
-            f"(AutoModel.from_pretrained({asked.repository!r}).save_pretrained(FOLDER), its tokenizer likewise) "
-            "and give that folder"
+        raise _no_weights(asked, folder, encoder)
+    if not _is_listed(folder) and not _is_settled(folder, "modules.json"):
+        log.warning(
+            "the cached copy of %s may lack files, such as the pooling of a sentence-transformers model; "
+            "resolve it once with a connection, or set the pooling yourself",
+            asked.repository,
         )
-    _warn_unless_known_whole(asked.repository, folder)
     return Resolved(folder, asked.name, "hub", asked.repository, commit=folder.name)
 
 
@@ -289,27 +288,37 @@ def _module_folders(file: Path, repository: str) -> list[str]:
     return paths
 
 
-def _warn_unless_known_whole(repository: str, folder: Path) -> None:
-    """Warn where nothing shows that a cached copy is whole; another program may have left it in part.
+def _no_weights(asked: _Asked, folder: Path, encoder: Path) -> EmbedkitError:
+    if not _is_listed(folder) and not any(encoder.glob("*.bin")):
+        return asked.missing(
+            f"the copy of {asked.repository} in the local cache holds no weights, and the hub cannot be asked for "
+            "them: connect (unset HF_HUB_OFFLINE), or give the folder of a whole copy"
+        )
+    return ModelError(
+        f"the hub model {asked.repository} (commit {folder.name[:12]}) has no weights in safetensors form "
+        f"({WEIGHTS[0]}), and pickled weights (.bin) are never loaded; give a revision that has them, or convert "
+        "the model with transformers where you trust its author "
+        f"(AutoModel.from_pretrained({asked.repository!r}).save_pretrained(FOLDER), its tokenizer likewise) and "
+        "give that folder"
+    )
 
-    Without ``modules.json`` a sentence-transformers model looks like a plain encoder, with another pooling.
-    A whole copy is known by the list of the repository's files that huggingface_hub keeps beside it.
+
+def _is_listed(folder: Path) -> bool:
+    """Whether a snapshot was held against the list of the repository's files, which is kept beside it.
+
+    Other programs leave copies of single files without a list, in which a model without ``modules.json`` may be
+    a sentence-transformers model whose pooling nobody asked for. Older releases of huggingface_hub keep no
+    lists; with them a copy is believed.
     """
     import huggingface_hub
 
-    keeps_lists = hasattr(huggingface_hub, "get_cached_repo_tree")  # older releases do not
-    cache = folder.parent.parent
-    signs = (
-        cache / "trees" / f"{folder.name}.json",
-        cache / ".no_exist" / folder.name / "modules.json",  # asked for, and not in the repository
-        folder / "modules.json",
-    )
-    if keeps_lists and not any(sign.exists() for sign in signs):
-        log.warning(
-            "the cached copy of %s may lack files, such as the pooling of a sentence-transformers model; "
-            "resolve it once with a connection, or set the pooling yourself",
-            repository,
-        )
+    keeps_lists = hasattr(huggingface_hub, "get_cached_repo_tree")
+    return not keeps_lists or (folder.parent.parent / "trees" / f"{folder.name}.json").exists()
+
+
+def _is_settled(folder: Path, name: str) -> bool:
+    """Whether the cache holds a file, or holds that the repository has none."""
+    return (folder / name).exists() or (folder.parent.parent / ".no_exist" / folder.name / name).exists()
 
 
 # ------------------------------------------------------------------------------------------------- words

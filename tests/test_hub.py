@@ -119,8 +119,9 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub(cache: Path) -> Iterator[Hub]:
-    """A hub behind the real huggingface_hub: only the transport is ours."""
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub behind the real huggingface_hub: only the transport is ours, and its retries do not wait."""
+    monkeypatch.setattr(_http.time, "sleep", lambda _: None)
     made = Hub()
     made.holds(*SENTENCE, *UNWANTED)
 
@@ -194,13 +195,11 @@ def test_a_path_object_is_never_looked_up(name: str) -> None:
 
 
 @given(st.text(alphabet=string.ascii_letters + "./\\~:-_ ", min_size=1, max_size=12))
-def test_what_the_hub_would_be_asked_for_has_one_slash_at_most(name: str) -> None:
-    looks = embedkit.hub.PATH_LIKE.match(name)
-    if name[0] in "./~\\" or "\\" in name or name.count("/") > 1 or name.endswith("/") or name[1:2] == ":":
-        assert looks or not name[0].isalpha()
-    if HUB_ID.fullmatch(name):
-        assert not looks
-        huggingface_hub.utils.validate_repo_id(name)
+def test_what_looks_like_a_path(name: str) -> None:
+    drive = name[0].isalpha() and name[1:2] == ":"
+    path = drive or name[0] in "./~\\" or "\\" in name or name.count("/") > 1 or name.endswith("/")
+    assert bool(embedkit.hub.PATH_LIKE.match(name)) == path
+    assert not (path and HUB_ID.fullmatch(name))
 
 
 @given(st.text(alphabet="ab-._/", min_size=1, max_size=100) | st.text(alphabet="a/", min_size=90, max_size=200))
@@ -566,6 +565,40 @@ def test_a_copy_left_by_another_program(
     assert resolve_model("org/model") == Resolved(root / "snapshots" / NEW, "org/model", "hub", "org/model", NEW)
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [("org/model may lack files" in message) for message in said] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "says"),
+    [
+        ("tokenizer.model", InputMissingError, "holds no weights"),
+        ("pytorch_model.bin", ModelError, "never loaded"),
+    ],
+)
+def test_a_copy_without_weights_left_by_another_program(
+    cache: Path, offline: Callable[[], None], weights: str, error: type[EmbedkitError], says: str
+) -> None:
+    snapshot(cache, "config.json", "tokenizer.json", weights)
+    offline()
+    with pytest.raises(error, match=says):
+        resolve_model("org/model")
+
+
+def test_older_releases_of_huggingface_hub_keep_no_lists(
+    cache: Path, offline: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = huggingface_hub.__getattr__
+
+    def older(name: str) -> object:
+        if name == "get_cached_repo_tree":
+            raise AttributeError(name)
+        return load(name)
+
+    monkeypatch.setattr(huggingface_hub, "__getattr__", older)
+    monkeypatch.delattr(huggingface_hub, "get_cached_repo_tree", raising=False)
+    snapshot(cache, *PLAIN)
+    offline()
+    assert resolve_model("org/model").commit == NEW
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("ref", ["", "main", "../x"])
