@@ -2,4 +2,75 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from embedkit.estimators.embedding_classifier import EmbeddingClassifier
+    from embedkit.estimators.text_encoder import TextEncoder
+
 __version__ = "0.1.0"
+__all__ = ["EmbeddingClassifier", "TextEncoder", "__version__", "load"]
+
+_HOME = {
+    "EmbeddingClassifier": "embedkit.estimators.embedding_classifier",
+    "TextEncoder": "embedkit.estimators.text_encoder",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name is
+    """Import a public name when it is asked for (PEP 562), so that importing embedkit costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'embedkit' has no attribute {name!r}")
+    from importlib import import_module
+
+    from embedkit.errors import require
+
+    require("sklearn", extra="train", purpose=f"embedkit.{name}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def load(
+    folder: str | Path,
+    *,
+    model: str | None = None,
+    store: str | Path | bool | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> EmbeddingClassifier:
+    """Open a folder that embedkit wrote.
+
+    Parameters
+    ----------
+    folder : str or Path
+        An artifact of ``embedkit fit-head`` or `EmbeddingClassifier.save`.
+    model : str, optional
+        Where the encoder is now, if it has moved.
+    store : str, Path, False or None, default None
+        Folder of the feature store; None for the usual one, False for none.
+    device, threads
+        As for `TextEncoder`.
+
+    Returns
+    -------
+    EmbeddingClassifier
+        Fitted.
+
+    Raises
+    ------
+    InputMissingError
+        The folder or its encoder is not there.
+    ArtifactError
+        The folder is damaged, foreign or too new, or was trained in another feature space.
+    """
+    from embedkit.errors import require
+
+    require("sklearn", extra="train", purpose="embedkit.load")
+    from embedkit.estimators.embedding_classifier import EmbeddingClassifier
+
+    return EmbeddingClassifier.load(folder, model=model, store=store, device=device, threads=threads)

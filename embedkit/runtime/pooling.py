@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
+
 Pooling: TypeAlias = Literal["cls", "mean", "max", "last", "mean_sqrt_len", "pooler"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
@@ -29,11 +31,19 @@ def pool(hidden: Any, lengths: Any, mask: Any | None, how: str) -> Any:  # noqa:
     Returns
     -------
     array or tensor of float32, shape (B, H)
+
+    Raises
+    ------
+    ValueError
+        `how` is none of them.
     """
     if how == "cls":
         return hidden[:, 0]
     if how == "last":
         return hidden[range(len(hidden)), lengths - 1]
+    if isinstance(hidden, np.ndarray):  # numpy, unlike torch, widens float32 with int64 to float64
+        lengths = lengths.astype(hidden.dtype)
+        mask = None if mask is None else mask.astype(hidden.dtype)
     if how == "max":
         filled = hidden if mask is None else hidden + (mask[:, :, None] - 1) * 1e30
         return filled.amax(1) if hasattr(filled, "amax") else filled.max(1)
@@ -42,4 +52,4 @@ def pool(hidden: Any, lengths: Any, mask: Any | None, how: str) -> Any:  # noqa:
         return total / lengths[:, None]
     if how == "mean_sqrt_len":
         return total / lengths[:, None] ** 0.5
-    raise ValueError(f"pooling {how!r} is none of {POOLINGS}")
+    raise ValueError(f"pooling {how!r} is none of {', '.join(p for p in POOLINGS if p != 'pooler')}")

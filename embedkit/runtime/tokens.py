@@ -1,17 +1,19 @@
 """Texts to ragged token ids, the one way for training, evaluation and serving.
 
-Truncation and padding are set here; those inside ``tokenizer.json`` are ignored, because files in the wild
-carry limits that nobody asked for (MiniLM ships 128 tokens and fixed padding).
+Truncation and padding inside ``tokenizer.json`` are ignored, because files in the wild carry limits that nobody
+asked for (MiniLM ships 128 tokens and fixed padding). The backend only splits texts into tokens; cutting and
+special tokens are laid out here. Its own truncation keeps every part that it cuts off, and for two long texts
+read together every part of one with every part of the other: gigabytes for a pair of 1 MB texts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,6 @@ from numpy.typing import NDArray
 from embedkit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
 Text: TypeAlias = str | tuple[str, str]
@@ -57,6 +58,8 @@ class Tokens:
         The input that a window belongs to; ascending. W equals N unless long texts are split.
     truncated : ndarray of bool, shape (N,)
         Inputs that lost tokens.
+    content : ndarray of int64, shape (N,)
+        Tokens of each input over all its windows, special tokens not counted.
     """
 
     ids: NDArray[np.int32]
@@ -64,6 +67,7 @@ class Tokens:
     offsets: NDArray[np.int64]
     rows: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+    content: NDArray[np.int64]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -82,7 +86,7 @@ class Tokenizer:
     Parameters
     ----------
     backend : tokenizers.Tokenizer
-        Owned by this object from now on: its truncation and padding are replaced.
+        Owned by this object from now on: its truncation and padding are removed.
     max_length : int
         Most tokens of a window, special tokens included.
     pad_id : int
@@ -92,7 +96,14 @@ class Tokenizer:
     prompt : str
         Put before every text (before the first of a pair).
     lowercase : bool
-        Lower-case texts before the tokenizer sees them (sentence-transformers' ``do_lower_case``).
+        Lower-case what is no special token, character by character (sentence-transformers' ``do_lower_case``).
+
+    Raises
+    ------
+    UsageError
+        `max_length` leaves no room beside the special tokens of a pair.
+    ModelError
+        The tokenizer finds no token in any text, or its template repeats or drops a text.
     """
 
     def __init__(
@@ -106,11 +117,14 @@ class Tokenizer:
         lowercase: bool = False,
     ) -> None:
         backend.no_padding()
-        self._special = (backend.num_special_tokens_to_add(False), backend.num_special_tokens_to_add(True))
-        if max_length <= max(self._special):
-            raise UsageError(f"max_length {max_length} leaves no room beside {max(self._special)} special tokens")
-        backend.enable_truncation(max_length, stride=0, strategy="longest_first", direction=side)
+        backend.no_truncation()
+        if lowercase:
+            _lower(backend)
         self._backend = backend
+        self._layouts = {1: _layout(backend, 1), 2: _layout(backend, 2)}
+        special = max(_special(layout) for layout in self._layouts.values())
+        if max_length <= special:
+            raise UsageError(f"max_length {max_length} leaves no room beside {special} special tokens")
         self.max_length = max_length
         self.pad_id = pad_id
         self.side = side
@@ -135,7 +149,12 @@ class Tokenizer:
             backend = Backend.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelError(f"{path}: not a usable tokenizer.json: {error}") from error
-        return cls(backend, max_length=max_length, pad_id=pad_id, side=side, prompt=prompt, lowercase=lowercase)
+        try:
+            return cls(
+                backend, max_length=max_length, pad_id=pad_id, side=side, prompt=prompt, lowercase=lowercase
+            )
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
 
     def encode(self, texts: Sequence[Text], *, windows: bool = False) -> Tokens:
         """Tokenise texts or pairs.
@@ -143,46 +162,58 @@ class Tokenizer:
         Parameters
         ----------
         texts : sequence of str or of (str, str)
-            N inputs.
+            N inputs, all of one kind. A pair too long is cut to where both texts are equally long, then further
+            on both (transformers' ``longest_first``).
         windows : bool, default=False
             Split what is longer than `max_length` into consecutive windows instead of truncating. Texts only.
+            The last window is the short one; the first with `side` "left".
 
         Returns
         -------
         Tokens
-            In input order.
+            In input order. Every window has a token: where there would be none (an empty text, and a tokenizer
+            that adds no special tokens, as decoders' are), `pad_id` stands.
 
         Raises
         ------
         UsageError
-            Windows of pairs were asked for.
+            Windows of pairs were asked for, or texts stand among pairs.
         """
-        pairs = bool(texts) and not isinstance(texts[0], str)
-        if windows and pairs:
+        parts = self._parts(texts)
+        if windows and len(parts) > 1:
             raise UsageError("windows over long texts are not defined for pairs read together; truncate instead")
-        encodings = self._backend.encode_batch_fast(self._prepare(texts))
-        # Overflowing parts are costly to ask for; only a full window can have any.
-        over = [e.overflowing if len(e) == self.max_length else [] for e in encodings]
-        cut = np.fromiter((bool(o) for o in over), bool, len(encodings))
-        if not windows:
-            return _ragged(encodings, np.arange(len(encodings)), cut, typed=pairs)
-        rows = np.repeat(np.arange(len(encodings)), [1 + len(o) for o in over])
-        parts = list(chain.from_iterable((e, *o) for e, o in zip(encodings, over, strict=True)))
-        return _ragged(parts, rows, np.zeros(len(encodings), bool), typed=False)
+        layout = self._layouts[len(parts)]
+        room = self.max_length - _special(layout)
+        flat, each = zip(*map(self._split, parts), strict=True)
+        sizes = np.stack(each)  # (1 or 2, N)
+        starts = np.cumsum(sizes, 1) - sizes
+        rows, content = np.arange(len(texts)), sizes.sum(0)
+        if windows:
+            rows, starts, kept = _windows(starts, sizes, room, self.side)
+            truncated = np.zeros(len(texts), bool)
+        else:
+            kept = _longest_first(sizes, room)
+            starts = starts + sizes - kept if self.side == "left" else starts
+            truncated, content = kept.sum(0) < content, kept.sum(0)
+        filled = _fill_empty(list(flat), starts, kept, self.pad_id) if not _special(layout) else list(flat)
+        ids, types, offsets = _lay_out(layout, filled, starts, kept)
+        return Tokens(ids, types, offsets, rows, truncated, content)
 
     def count(self, texts: Sequence[Text]) -> NDArray[np.int64]:
-        """Count the tokens of each input as if nothing were cut off, special tokens included, shape (N,)."""
-        if texts and not isinstance(texts[0], str):
-            single, pair = self._special
-            first = self.count([t[0] for t in texts])
-            return first + self.count([t[1] for t in texts]) - 2 * single + pair
-        tokens = self.encode(texts, windows=True)
-        windows = np.bincount(tokens.rows, minlength=len(texts))
-        return tokens.row_lengths - (windows - 1) * self._special[0]
+        """Count the tokens of each input as if nothing were cut off, shape (N,); special ones too, at least 1."""
+        parts = self._parts(texts)
+        total = np.full(len(texts), _special(self._layouts[len(parts)]), np.int64)
+        for part in parts:
+            total += self._split(part)[1]
+        return np.maximum(total, 1)
 
     def without_tokens(self, tokens: Tokens) -> NDArray[np.bool_]:
         """Tell the inputs of which nothing but special tokens is left, shape (N,)."""
-        return tokens.row_lengths <= self._special[0]
+        return np.equal(tokens.content, 0)
+
+    def special_tokens(self, *, pair: bool) -> int:
+        """Count the special tokens that are put around a text or a pair."""
+        return _special(self._layouts[2 if pair else 1])
 
     def probe(self) -> str:
         """Digest of the ids that 64 fixed strings get: 32 hex digits that change when tokenising changes."""
@@ -191,21 +222,120 @@ class Tokenizer:
             digest.update(np.asarray(encoding.ids, np.int64).tobytes() + b"|")
         return digest.hexdigest()[:32]
 
-    def _prepare(self, texts: Sequence[Text]) -> list[Text]:
-        prepared: Iterable[Text] = texts
+    def _parts(self, texts: Sequence[Text]) -> list[list[str]]:
+        """Return the texts as the backend shall see them: one list, or two for pairs."""
+        single = [text for text in texts if isinstance(text, str)]
+        pairs = [text for text in texts if not isinstance(text, str)]
+        if single and pairs:
+            kinds = f"input {texts.index(pairs[0]) + 1} is a pair, input {texts.index(single[0]) + 1} is not"
+            raise UsageError(f"texts and pairs of texts cannot be mixed: {kinds}")
+        parts = [[a for a, _ in pairs], [b for _, b in pairs]] if pairs else [single]
         if self.prompt:
-            prepared = (self.prompt + t if isinstance(t, str) else (self.prompt + t[0], t[1]) for t in prepared)
-        if self.lowercase:
-            prepared = (t.lower() if isinstance(t, str) else (t[0].lower(), t[1].lower()) for t in prepared)
-        return list(prepared)
+            parts[0] = [self.prompt + text for text in parts[0]]
+        return parts
+
+    def _split(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the ids of all texts one after another, shape (T,), and how many each has, shape (N,)."""
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        sizes = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, int(sizes.sum()))
+        return ids, sizes
 
 
-def _ragged(
-    encodings: Sequence[Encoding], rows: NDArray[np.int64], truncated: NDArray[np.bool_], *, typed: bool
-) -> Tokens:
-    lengths = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    total = int(offsets[-1])
-    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, total)
-    types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int32, total) if typed else None
-    return Tokens(ids, types, offsets, rows, truncated)
+def _lower(backend: Backend) -> None:
+    """Lower-case within the backend: its special tokens stay, and a final sigma is one like any other."""
+    from tokenizers import normalizers
+
+    own = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+class _Piece(NamedTuple):
+    """A special token, or the place of a text."""
+
+    token: int | None  # None where a text stands
+    text: int  # which of the texts stands here
+    type_id: int
+
+
+def _special(layout: list[_Piece]) -> int:
+    return sum(piece.token is not None for piece in layout)
+
+
+def _layout(backend: Backend, texts: int) -> list[_Piece]:
+    """Read off an example where the special tokens of one text, or of two, stand."""
+    plain = (backend.encode(word, add_special_tokens=False).ids for word in _PROBE_WORDS)
+    word, ids = next(((w, ids) for w, ids in zip(_PROBE_WORDS, plain, strict=True) if ids), ("", []))
+    if not ids:
+        raise ModelError("the tokenizer finds no token in any text; its vocabulary is empty or damaged")
+    example = backend.encode(word, word if texts == 2 else None)
+    layout: list[_Piece] = []
+    for token, text, type_id in zip(example.ids, example.sequence_ids, example.type_ids, strict=True):
+        piece = _Piece(token, 0, type_id) if text is None else _Piece(None, text, type_id)
+        if text is None or piece not in layout:
+            layout.append(piece)
+    whole = [i for piece in layout for i in (ids if piece.token is None else [piece.token])]
+    special = backend.num_special_tokens_to_add(texts == 2)
+    if whole != example.ids or _special(layout) != special or len(layout) != special + texts:
+        raise ModelError("the tokenizer's template repeats or drops a text; such templates are not supported")
+    return layout
+
+
+def _longest_first(sizes: NDArray[np.int64], room: int) -> NDArray[np.int64]:
+    """Return how many tokens of each text stay, shape (1 or 2, N), as tokenizers' ``LongestFirst`` has it."""
+    if len(sizes) == 1:
+        return np.minimum(sizes, room)
+    shorter = np.minimum(sizes.min(0), room // 2)
+    longer = np.minimum(sizes.max(0), room - shorter)
+    return np.where(sizes[0] > sizes[1], [longer, shorter], [shorter, longer])
+
+
+def _windows(
+    starts: NDArray[np.int64], sizes: NDArray[np.int64], room: int, side: Side
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Cut texts, (1, N), into windows of `room` tokens: row (W,), start (1, W) and tokens (1, W) of each."""
+    each = np.maximum(1, -(-sizes[0] // room))
+    rows = np.repeat(np.arange(len(each)), each)
+    nth = _ranges(np.zeros_like(each), each)
+    size = sizes[:, rows]
+    first = size - (each[rows] - 1) * room if side == "left" else np.full_like(size, room)
+    begin = np.maximum(0, first + (nth - 1) * room)
+    end = np.minimum(size, first + nth * room)
+    return rows, starts[:, rows] + begin, end - begin
+
+
+def _fill_empty(
+    texts: list[NDArray[np.int32]], starts: NDArray[np.int64], kept: NDArray[np.int64], pad_id: int
+) -> list[NDArray[np.int32]]:
+    """Let windows without tokens, in place, take one `pad_id`, which is put after the first texts."""
+    empty = kept.sum(0) == 0
+    starts[0, empty] = len(texts[0])
+    kept[0, empty] = 1
+    return [np.append(texts[0], np.int32(pad_id)), *texts[1:]]
+
+
+def _lay_out(
+    layout: list[_Piece], texts: list[NDArray[np.int32]], starts: NDArray[np.int64], kept: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32] | None, NDArray[np.int64]]:
+    """Put special tokens around the kept tokens of every window: ids and types (T,), offsets (W + 1,)."""
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(0) + _special(layout))]).astype(np.int64)
+    ids = np.empty(int(offsets[-1]), np.int32)
+    types = np.empty_like(ids) if any(piece.type_id for piece in layout) else None
+    cursor = offsets[:-1]
+    for piece in layout:
+        size = np.ones_like(cursor) if piece.token is not None else kept[piece.text]
+        here = _ranges(cursor, size)
+        if piece.token is not None:
+            ids[here] = piece.token
+        else:
+            ids[here] = texts[piece.text][_ranges(starts[piece.text], size)]
+        if types is not None:
+            types[here] = piece.type_id
+        cursor = cursor + size
+    return ids, types, offsets
+
+
+def _ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Concatenate ``arange(start, start + size)`` of all."""
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(int(sizes.sum()))

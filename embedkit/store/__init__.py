@@ -14,6 +14,7 @@ from embedkit.store.feature_store import (
     Removal,
     SpaceInfo,
     VerifyReport,
+    open_store,
     resolve_root,
 )
 from embedkit.store.identity import FileDigests, space_id
@@ -33,6 +34,7 @@ __all__ = [
     "VerifyReport",
     "Writer",
     "distinct",
+    "open_store",
     "resolve_root",
     "space_id",
     "text_keys",

@@ -30,6 +30,22 @@ STORED_DTYPE = "stored_dtype"
 _SPACE = re.compile(r"[0-9a-f]{32}")
 
 
+def open_store(store: str | Path | bool | None, dtype: str = "float32") -> FeatureStore | None:
+    """Return the store that a user means.
+
+    Parameters
+    ----------
+    store : str, Path, bool or None
+        A folder; None or True for the usual one (`resolve_root`); False for none.
+    dtype : {"float32", "float16"}
+        How vectors are stored.
+    """
+    if store is False:
+        return None
+    root = resolve_root(None if store is True else store)
+    return FeatureStore(root, dtype=dtype)  # type: ignore[arg-type]  # FeatureStore checks it
+
+
 def resolve_root(explicit: str | Path | None) -> Path:
     """Return the store's folder: the one named, else ``$EMBEDKIT_STORE``, else the user's cache folder.
 

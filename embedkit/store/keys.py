@@ -132,7 +132,7 @@ class Keys(NamedTuple):
 
 
 def distinct(keys: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Number the distinct keys in the order of their first appearance.
+    """Give distinct keys numbers, in the order of their first appearance.
 
     Parameters
     ----------

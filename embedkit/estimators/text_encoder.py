@@ -1,0 +1,176 @@
+"""`TextEncoder`: frozen features as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
+from embedkit.errors import SpaceMismatchError
+from embedkit.estimators.inputs import as_inputs
+from embedkit.store import open_store, resolve_root
+
+_STORE = ("store", "store_dtype")
+
+
+class TextEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Turns texts or pairs of texts into vectors of a frozen transformer, each distinct text at most once.
+
+    Features are kept in a store on disk that every process shares, so a grid search, a second fit or a clone
+    encodes nothing again. Neither a clone nor a pickle carries weights.
+
+    Parameters
+    ----------
+    model : str, default "minilm"
+        ``"minilm"``, a folder, or a hub id.
+    pooling, layers, layer_join, normalize, max_length, long, side, prompt, pairs, precision, engine, device, \
+batch_tokens, threads, revision
+        As in `embedkit.encoders.EncoderSettings`.
+    store : str, Path, False or None, default None
+        Folder of the feature store. None: ``$EMBEDKIT_STORE``, else the user's cache folder. False: no store.
+    store_dtype : {"float32", "float16"}, default "float32"
+        How vectors are kept.
+
+    Attributes
+    ----------
+    space_ : str
+        The feature space of the fitted data's kind of input, 32 hexadecimal digits.
+    settings_ : EncoderSettings
+        The settings that were fitted.
+    extraction_ : Extraction
+        What the last `transform` did: rows, distinct texts, hits, computed, truncated.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> classifier = make_pipeline(TextEncoder("minilm", pooling="cls"), LogisticRegression())
+    """
+
+    def __init__(
+        self,
+        model: str = "minilm",
+        *,
+        pooling: str | None = None,
+        layers: int | str | Sequence[int] = -1,
+        layer_join: str = "concat",
+        normalize: bool | None = None,
+        max_length: int | None = None,
+        long: str = "truncate",
+        side: str | None = None,
+        prompt: str | None = None,
+        pairs: str = "cross",
+        precision: str = "auto",
+        engine: str = "auto",
+        device: str = "auto",
+        batch_tokens: int = EncoderSettings.batch_tokens,
+        threads: int | None = None,
+        revision: str | None = None,
+        store: str | Path | bool | None = None,
+        store_dtype: str = "float32",
+    ) -> None:
+        self.model = model
+        self.pooling = pooling
+        self.layers = layers
+        self.layer_join = layer_join
+        self.normalize = normalize
+        self.max_length = max_length
+        self.long = long
+        self.side = side
+        self.prompt = prompt
+        self.pairs = pairs
+        self.precision = precision
+        self.engine = engine
+        self.device = device
+        self.batch_tokens = batch_tokens
+        self.threads = threads
+        self.revision = revision
+        self.store = store
+        self.store_dtype = store_dtype
+
+    def fit(self, X: Any, y: Any = None) -> TextEncoder:  # noqa: N803, ANN401
+        """Open the model's folder and check the texts; nothing is learnt and nothing is encoded.
+
+        Parameters
+        ----------
+        X : list, array or Series of str, or of pairs
+            Texts.
+        y : ignored
+
+        Returns
+        -------
+        TextEncoder
+            Itself.
+
+        Raises
+        ------
+        DataError
+            X holds something else than texts; names the row.
+        InputMissingError, ModelError, UsageError
+            The model is not there or not whole, or a parameter is not allowed.
+        """
+        inputs = as_inputs(X)
+        extractor = self._open()
+        kind = "pair" if inputs and isinstance(inputs[0], tuple) else "text"
+        self.space_ = extractor.space(kind)
+        self.settings_ = extractor.settings
+        self._kind = kind
+        self._n_features_out = extractor.width(kind)
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803, ANN401
+        """Return the vectors of texts, shape (n, D), float32, in input order.
+
+        Raises
+        ------
+        DataError
+            X holds something else than texts.
+        SpaceMismatchError
+            The model's files or the parameters changed since `fit`.
+        """
+        check_is_fitted(self, "space_")
+        inputs = as_inputs(X)
+        extractor = self._open()
+        kind = "pair" if inputs and isinstance(inputs[0], tuple) else "text"
+        if inputs and extractor.space(kind) != self.space_:
+            raise SpaceMismatchError(
+                f"fitted in the feature space {self.space_[:12]} ({self._kind}s), but these {kind}s and "
+                f"parameters give {extractor.space(kind)[:12]}; call fit again"
+            )
+        if not inputs:
+            self.extraction_ = Extraction()
+            return np.empty((0, self._n_features_out), np.float32)
+        features = extractor.transform(inputs)
+        self.extraction_ = features.extraction
+        return features.vectors
+
+    def _open(self) -> FeatureExtractor:
+        """Return an extractor for the parameters and the store as they are now; the last one is kept."""
+        params = self.get_params(deep=False)
+        settings = EncoderSettings(**{name: value for name, value in params.items() if name not in _STORE})
+        root = None if self.store is False else resolve_root(None if self.store is True else self.store)
+        key = (settings, str(root), self.store_dtype)
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[0] != key:
+            store = open_store(self.store, self.store_dtype)
+            kept = (key, FeatureExtractor(settings, store=store, dtype=self.store_dtype))  # type: ignore[arg-type]
+            self._kept = kept
+        extractor: FeatureExtractor = kept[1]
+        return extractor
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_kept"}
+
+    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
