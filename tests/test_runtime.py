@@ -431,6 +431,14 @@ def test_any_other_template_is_followed(single: str, pair: str, side: Side) -> N
         assert types_of(got) == [e.type_ids for e in expected]
 
 
+def test_a_template_is_found_where_no_text_is_one_token() -> None:
+    backend = Backend(models.BPE({"l": 0, "o": 1, "<s>": 2, "</s>": 3}, []))
+    backend.post_processor = processors.RobertaProcessing(("</s>", 3), ("<s>", 2))
+    tokenizer = Tokenizer(backend, max_length=9, pad_id=0)
+    assert ids_of(tokenizer.encode(["lol", ""])) == [[2, 0, 1, 0, 3], [2, 3]]
+    assert ids_of(tokenizer.encode([("l", "oo")])) == [[2, 0, 3, 3, 1, 1, 3]]
+
+
 # Tokenising: extreme texts on a real tokenizer
 
 
@@ -557,6 +565,13 @@ def test_padding_loses_and_adds_nothing(lengths: list[int], cap: int, types: boo
         else:
             assert batch.type_ids is None
     assert [seen[i] for i in range(len(lengths))] == ids_of(tokens)
+
+
+@pytest.mark.parametrize(("lengths", "padded"), [([5, 3, 5], True), ([5, 5], False), ([1, 2], True)])
+def test_windows_are_padded_in_any_order(lengths: list[int], padded: bool) -> None:
+    batch = pad(tokens_of(lengths), np.arange(len(lengths)), pad_id=0)
+    assert batch.padded == padded
+    assert batch.mask().sum(1).tolist() == lengths
 
 
 def test_pairs_are_padded_as_transformers_pads_them(folder_of: Callable[[str], Path]) -> None:

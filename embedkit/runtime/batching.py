@@ -38,7 +38,7 @@ class Batch:
     @property
     def padded(self) -> bool:
         """Whether any window is shorter than the longest."""
-        return bool(self.lengths[-1] != self.lengths[0] or (self.lengths != self.lengths[0]).any())
+        return bool((self.lengths != self.lengths[0]).any())
 
     def mask(self) -> NDArray[np.int64]:
         """1 where there is a token, 0 where there is padding; shape (B, L)."""

@@ -276,7 +276,7 @@ def _layout(backend: Backend, texts: int) -> list[_Piece]:
             layout.append(piece)
     whole = [i for piece in layout for i in (ids if piece.token is None else [piece.token])]
     special = backend.num_special_tokens_to_add(texts == 2)
-    if whole != example.ids or _special(layout) != special or len(layout) != special + texts:
+    if whole != example.ids or len(layout) != special + texts:
         raise ModelError("the tokenizer's template repeats or drops a text; such templates are not supported")
     return layout
 
