@@ -66,7 +66,7 @@ def staged(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         If the file system refuses.
     """
     target = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link at the target
-    _check_replaceable(target, overwrite)
+    check_replaceable(target, overwrite)
     made: list[Path] = []
     stage = _hidden_sibling(target, "part")
     try:
@@ -74,7 +74,7 @@ def staged(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         stage.mkdir()
         yield stage
         _sync_tree(stage)
-        _check_replaceable(target, overwrite)
+        check_replaceable(target, overwrite)
         _move_into_place(stage, target)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
@@ -84,7 +84,7 @@ def staged(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-def _check_replaceable(target: Path, overwrite: bool) -> None:
+def check_replaceable(target: Path, overwrite: bool) -> None:
     """Raise unless `target` is free, or may be overwritten without losing what is not ours."""
     if not os.path.lexists(target):
         return

@@ -285,6 +285,10 @@ class FeatureExtractor:
         """Numbers in a vector of a text or pair."""
         return self._width() * (4 if kind == "pair" and self.recipe.pairs == "bi" else 1)
 
+    def texts_per_row(self, kind: str) -> int:
+        """Texts that the encoder reads for one input: what `progress` counts."""
+        return 2 if kind == "pair" and self.recipe.pairs == "bi" else 1
+
     def warn_once(self, message: str) -> None:
         """Say something on the logger ``embedkit.encoders``, once for this extractor."""
         if message not in self._warned:

@@ -21,6 +21,7 @@ from embedkit.runtime.tokens import Text
 from embedkit.store import open_store
 
 HEAD_FILE = "head.safetensors"
+_ABOUT = ("head_settings", "data", "seed")
 _VERSIONS = ("numpy", "scikit-learn", "tokenizers", "torch", "transformers")
 
 

@@ -1,0 +1,64 @@
+"""``embedkit evaluate``: judge a trained classifier on data."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from embedkit.cli import options
+from embedkit.cli.output import emit, progress, say, show, tell_notes
+
+
+def add(subparsers: options.Subparsers) -> None:
+    """Add the command."""
+    parser = options.command(subparsers, "evaluate", run, "judge a trained classifier on labelled data")
+    parser.add_argument("folder", metavar="DIR", help="a trained classifier")
+    options.add_data(parser)
+    parser.add_argument("--split", metavar="NAME", help="default: test; of a file, what training held out, or all")
+    parser.add_argument("--positive-label", metavar="LABEL", help="whose precision, recall and F1 to print")
+    options.add_artifact_encoder(parser)
+    options.add_store(parser, dtype=False)
+    options.add_output(parser, "folder for metrics.json and report/")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict a labelled split and judge it."""
+    from embedkit.artifact import check_replaceable, staged
+    from embedkit.encoders import require_texts
+    from embedkit.evaluation.frozen import judged, split_to_judge, write_judged
+    from embedkit.evaluation.report import classification_text, write_metrics
+
+    start = time.perf_counter()
+    if args.output:
+        check_replaceable(Path(args.output), args.overwrite)
+    classifier = options.classifier_of(args)
+    dataset = options.dataset_of(args, labels="required")
+    require_texts(dataset.kind)
+    split = split_to_judge(dataset, args.split, classifier.about)
+    tell_notes(args, dataset.notes)
+    rows = len(split) * classifier.extractor.texts_per_row(dataset.kind)
+    with progress(args, rows, "extract") as classifier.extractor.progress:
+        predictions = classifier.predict(split.inputs, rows=split.rows)  # type: ignore[arg-type]
+    before = time.perf_counter()
+    entry = judged(split, predictions, classifier.codec, positive=args.positive_label)
+    metrics, done = entry.judgement.metrics, predictions.extraction
+    seconds = {
+        "load": done.load_seconds,
+        "extract": done.seconds - done.load_seconds,
+        "evaluate": time.perf_counter() - before,
+        "total": time.perf_counter() - start,
+    }
+    if args.output:
+        with staged(Path(args.output), overwrite=args.overwrite) as stage:
+            settings = {"classifier": args.folder, "data": args.data}
+            share = done.truncated / max(1, done.rows)
+            write_metrics(stage, splits={split.name: metrics}, seconds=seconds, settings=settings, truncated=share)
+            write_judged(stage, entry)
+    if args.json:
+        emit({"splits": {split.name: metrics}, "seconds": {k: round(v, 4) for k, v in seconds.items()}})
+    else:
+        show(classification_text(metrics, entry.judgement.names, f"{split.source} ({split.name})"))
+        if args.output:
+            say(args, f"saved in {args.output}")
+    return 0

@@ -1,0 +1,88 @@
+"""From arguments to a command, and from what went wrong to one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+from embedkit import __version__
+from embedkit.cli import cache, demo, evaluate, extract, fit_head, inspect, predict
+from embedkit.cli.output import escaped, listen
+from embedkit.errors import EmbedkitError
+
+_COMMANDS = (inspect, extract, fit_head, evaluate, predict, cache, demo)
+_IO, _INTERRUPTED, _PIPE = 74, 130, 141
+_EPILOG = """\
+DATA is a folder with split files (train; validation, valid, val or dev; test), one file (20 % is then held out
+as test), or hf:name[/config]. Formats: csv, tsv, jsonl, parquet, arrow, CoNLL columns.
+
+exit codes: 0 done; 1 done, but a gate was missed; 2 usage; 65 bad data, model or artifact; 66 input missing;
+74 input/output; 130 interrupted
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="embedkit",
+        description="Good text classifiers that run fast on a CPU.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"embedkit {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    args = build_parser().parse_args(arguments)
+    # Set before the hub's library is imported: it draws bars of its own.
+    if args.quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    signal.signal(signal.SIGTERM, _interrupt)
+    listen()
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except EmbedkitError as error:
+        return _failed(args, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _failed(args, "interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        # Who read the output has gone; Python must not complain again while it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _failed(args, f"{place}{error.strerror or error}", _IO)
+
+
+def _failed(args: argparse.Namespace, message: str, code: int) -> int:
+    if args.debug:
+        traceback.print_exc()
+    print(f"embedkit: error: {escaped(message)}", file=sys.stderr)
+    return code
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
