@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         splits = _splits(args.seed)
         tell_notes(args, check_training(splits))
         trained = fit_head.train(args, splits, _extractor(args), HeadSpec(seed=args.seed))
+        tell_notes(args, trained.notes)
         write_run(stage, trained, {"data": _NAME, "model": "minilm", "seed": args.seed})
     predicted = _predict(trained)
     if args.json:

@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     rows = len(split) * classifier.extractor.texts_per_row(dataset.kind)
     with progress(args, rows, "extract") as classifier.extractor.progress:
         predictions = classifier.predict(split.inputs, rows=split.rows)  # type: ignore[arg-type]
+    tell_notes(args, classifier.extractor.remarks(predictions.extraction))
     before = time.perf_counter()
     entry = judged(split, predictions, classifier.codec, positive=args.positive_label)
     metrics, done = entry.judgement.metrics, predictions.extraction

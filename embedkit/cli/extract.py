@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.cli import options
-from embedkit.cli.output import emit, progress, say, show, table, tell_notes, warn
+from embedkit.cli.output import emit, progress, say, show, table, tell_notes
 
 if TYPE_CHECKING:
     from embedkit.data import Dataset, Tally
@@ -43,11 +43,7 @@ def run(args: argparse.Namespace) -> int:
         f"at most {extractor.recipe.max_length} tokens a text")  # fmt: skip
     total = _stream(args, dataset, tallies, extractor)
     facts = _facts(total, extractor, "pair" if dataset.kind == "pair" else "text")
-    if total.truncated:
-        say(args, f"note: {total.truncated:,} of {total.rows:,} texts were longer and lost their end; "
-            "see --max-length and --long mean")  # fmt: skip
-    if total.empty:
-        warn(f"{total.empty:,} texts hold nothing that the tokenizer knows")
+    tell_notes(args, extractor.remarks(total), told)
     if args.json:
         emit(facts)
     else:

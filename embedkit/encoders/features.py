@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 import threading
@@ -11,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import partial
+from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -25,7 +28,7 @@ from embedkit.hub import resolve_model
 from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens
 from embedkit.store import FeatureStore, FileDigests, Space, Writer, distinct, space_id, text_keys
-from embedkit.store.files import make_folder, make_store, write_bytes_durably
+from embedkit.store.files import check_folder, make_folder, make_store, write_bytes_durably
 
 StoreDtype: TypeAlias = Literal["float32", "float16"]
 Keys: TypeAlias = NDArray[np.uint8]
@@ -164,13 +167,12 @@ class FeatureExtractor:
         self._keep_going = keep_going
         self._encoder = encoder
         self._lock = threading.Lock()
-        self._warned: set[str] = set()
-        self._temporary = ExitStack()
-        root = None if store is None else store.root
-        path = self.folder.tokenizer or self._made_tokenizer(root)
-        self.tokenizer: Tokenizer = self.recipe.tokenizer(path)
-        digests = FileDigests(root)
-        self._descriptors = view_descriptors(self.recipe, self.folder, self.tokenizer, path, digests, "torch")
+        self.keeping = store is not None  # until the store fails
+        digests = FileDigests(None if store is None else store.root)
+        with ExitStack() as temporary:
+            path = self.folder.tokenizer or _made_tokenizer(self.folder, store, digests, temporary)
+            self.tokenizer: Tokenizer = self.recipe.tokenizer(path)
+            self._descriptors = view_descriptors(self.recipe, self.folder, self.tokenizer, path, digests, "torch")
         self._spaces = None if store is None else [store.space(described) for described in self._descriptors]
 
     # ------------------------------------------------------------------------------------------ identity
@@ -184,28 +186,6 @@ class FeatureExtractor:
     def weights(self) -> list[str]:
         """SHA-256 of each weight file."""
         return list(self._descriptors[0]["weights"])
-
-    def _made_tokenizer(self, root: Path | None) -> Path:
-        """Return a ``tokenizer.json`` made of an older tokenizer's files, kept beside the store's features."""
-        import hashlib
-        from importlib.metadata import version
-
-        kept = FileDigests(root)
-        small = [p for p in sorted(self.folder.path.iterdir()) if p.is_file() and p not in self.folder.weights]
-        about = [f"{p.name}={kept.sha256(p)}" for p in small if p.suffix in (".json", ".txt", ".model")]
-        about += [f"{name}={version(name)}" for name in ("transformers", "tokenizers")]
-        name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:32] + ".json"
-        if root is None:
-            parent = Path(self._temporary.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-")))
-        else:
-            make_store(root)
-            parent = root / "tokenizers"
-            make_folder(parent)
-        if not (parent / name).exists():
-            from embedkit.encoders.torch_encoder import build_tokenizer
-
-            write_bytes_durably(parent / name, build_tokenizer(self.folder.path).encode())
-        return parent / name
 
     # ---------------------------------------------------------------------------------------- extracting
 
@@ -233,35 +213,41 @@ class FeatureExtractor:
             The store cannot be read; or it cannot be written, and `keep_going` is False.
         """
         start = time.perf_counter()
-        numbers = np.arange(1, len(inputs) + 1) if rows is None else rows
-        if len(inputs) and isinstance(inputs[0], tuple) and self.recipe.pairs == "bi":
+        n = len(inputs)
+        numbers = np.arange(1, n + 1) if rows is None else rows
+        if set(map(type, inputs)) != {str}:
+            check_texts(inputs, numbers)
+        if n and isinstance(inputs[0], tuple) and self.recipe.pairs == "bi":
             texts = [part for parts in zip(*inputs, strict=True) for part in parts]  # all firsts, all seconds
-            run, n = self._distinct(texts, np.tile(numbers, 2)), len(inputs)
+            run = self._distinct(texts, np.tile(numbers, 2), n)
             vectors = pair_features(run.vectors[:n], run.vectors[n:])
             done = run.extraction
             done.truncated = int((run.truncated[:n] | run.truncated[n:]).sum())
             done.empty = int((run.empty[:n] | run.empty[n:]).sum())
         else:
-            run = self._distinct(inputs, numbers)
+            run = self._distinct(inputs, numbers, n)
             vectors, done = run.vectors, run.extraction
             done.truncated, done.empty = int(run.truncated.sum()), int(run.empty.sum())
-        done.rows = len(inputs)
+        done.rows = n
         done.seconds = time.perf_counter() - start
         return Features(vectors, done)
 
-    def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> _Run:
-        """Look distinct texts up, compute what is missing, and lay them out in input order."""
-        keys = text_keys(texts)  # type: ignore[arg-type]  # of either kind; the tokenizer refuses mixed ones
+    def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64], counted: int) -> _Run:
+        """Look distinct texts up, compute what is missing, and lay them out in input order.
+
+        Progress is told of the first `counted` texts, so that it adds up to rows where each has two texts.
+        """
+        keys = _keys(texts, rows)
         first, which = distinct(keys)
-        job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], np.bincount(which))
+        repeats = np.bincount(which[:counted], minlength=len(first))
+        job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], repeats)
         job.fill()
         vectors = self.recipe.compose(job.vectors) if len(texts) else np.empty((0, self._width()), np.float32)
         repeated = len(first) < len(texts)  # else `which` is 0, 1, 2, ... and nothing needs to be moved
-        empty = job.tokens <= self._special(texts)
         return _Run(
             vectors[which] if repeated else vectors,
             job.truncated[which],
-            empty[which],
+            (job.content == 0)[which],
             Extraction(
                 hits=len(first) - job.computed,
                 computed=job.computed,
@@ -272,9 +258,6 @@ class FeatureExtractor:
                 _keys=[keys[first]],
             ),
         )
-
-    def _special(self, texts: Sequence[Text]) -> int:
-        return self.tokenizer.special_tokens(pair=bool(len(texts)) and not isinstance(texts[0], str))
 
     def _width(self) -> int:
         """Width of a vector of a text, as far as the configuration tells."""
@@ -289,18 +272,18 @@ class FeatureExtractor:
         """Texts that the encoder reads for one input: what `progress` counts."""
         return 2 if kind == "pair" and self.recipe.pairs == "bi" else 1
 
-    def warn_once(self, message: str) -> None:
-        """Say something on the logger ``embedkit.encoders``, once for this extractor."""
-        if message not in self._warned:
-            self._warned.add(message)
-            log.warning("%s", message)
+    def go_without(self, reason: str) -> None:
+        """Keep no more features; said once, on the logger ``embedkit.encoders``."""
+        with self._lock:
+            already, self.keeping = not self.keeping, False
+        if not already:
+            log.warning("%s; going on without keeping new features", reason)
 
     def encoder(self) -> Encoder:
         """Open the encoder at its first use."""
         with self._lock:
             if self._encoder is None:
-                require("torch", extra="train", purpose="computing features")
-                require("transformers", extra="train", purpose="computing features")
+                _require_torch("computing features")
                 from embedkit.encoders.torch_encoder import open_encoder
 
                 known_by = (*self.weights, str(self._descriptors[0]["config"]))
@@ -318,6 +301,55 @@ class FeatureExtractor:
         return self._keep_going
 
 
+def _require_torch(purpose: str) -> None:
+    require("torch", extra="train", purpose=purpose)
+    require("transformers", extra="train", purpose=purpose)
+
+
+def _made_tokenizer(
+    folder: ModelFolder, store: FeatureStore | None, digests: FileDigests, temporary: ExitStack
+) -> Path:
+    """Return a ``tokenizer.json`` made of an older tokenizer's files, kept beside the store's features.
+
+    Where there is no store, or none that can be written, it lies in a folder that goes with `temporary`.
+    """
+    small = [p for p in sorted(folder.path.iterdir()) if p.is_file() and p not in folder.weights]
+    about = [f"{p.name}={digests.sha256(p)}" for p in small if p.suffix in (".json", ".txt", ".model")]
+    about += [f"{name}={version(name)}" for name in ("transformers", "tokenizers")]
+    name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:32] + ".json"
+    kept = None if store is None else store.root / "tokenizers"
+    if kept is not None and check_folder(kept) and (kept / name).exists():
+        return kept / name
+    _require_torch(f"making a tokenizer.json of {folder.path}")
+    from embedkit.encoders.torch_encoder import build_tokenizer
+
+    made = build_tokenizer(folder.path).encode()
+    if store is not None and kept is not None:
+        try:
+            make_store(store.root)
+            make_folder(kept)
+            write_bytes_durably(kept / name, made)
+            return kept / name
+        except OSError as error:
+            log.info("the tokenizer that was made of %s is not kept: %s", folder.path, error.strerror)
+    path = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-"))) / name
+    path.write_bytes(made)
+    return path
+
+
+def _keys(texts: Sequence[Text], rows: NDArray[np.int64]) -> Keys:
+    """Return the keys of texts; where one has none, name its row."""
+    try:
+        return text_keys(texts)  # type: ignore[arg-type]  # all of one kind: transform has checked
+    except DataError:
+        for text, row in zip(texts, rows.tolist(), strict=True):
+            try:
+                text_keys([text])  # type: ignore[arg-type]
+            except DataError as error:
+                raise DataError(f"row {row}: {str(error).partition(': ')[2]}") from None
+        raise
+
+
 @dataclass(frozen=True)
 class _Run:
     vectors: Floats
@@ -333,7 +365,8 @@ class _Job:
     ----------
     vectors : list of ndarray of float32, each of shape (n, H)
         One for each view.
-    tokens, truncated : ndarray, shape (n,)
+    content, truncated : ndarray, shape (n,)
+        Tokens without the special ones, and whether some were cut off.
     """
 
     def __init__(
@@ -350,7 +383,7 @@ class _Job:
         self._rows = rows
         self._repeats = repeats
         self.vectors: list[Floats] = []
-        self.tokens = np.zeros(len(texts), dtype=np.uint32)
+        self.content = np.zeros(len(texts), dtype=np.uint32)
         self.truncated = np.zeros(len(texts), dtype=bool)
         self.computed = self.computed_tokens = 0
         self.load_seconds = self.encode_seconds = self.store_seconds = 0.0
@@ -384,7 +417,7 @@ class _Job:
             hits = space.lookup(self._keys)
             found[number] = hits.found
             self.vectors[number] = hits.vectors
-            self.tokens[hits.found] = hits.tokens[hits.found]
+            self.content[hits.found] = hits.tokens[hits.found]
             self.truncated[hits.found] = hits.truncated[hits.found]
         self.store_seconds += time.perf_counter() - start
         return found
@@ -395,11 +428,10 @@ class _Job:
             return [_Saver(None, self._extractor) for _ in found]
         read_only = [space for space in spaces if not space.writable]
         if read_only:
-            self._extractor.warn_once(
-                f"the store at {read_only[0].folder.parent.parent} is read-only: new features are not kept"
-            )
+            self._extractor.go_without(f"the store at {read_only[0].folder.parent.parent} is read-only")
+        keeping = self._extractor.keeping
         return [
-            _Saver(None if row.all() or not space.writable else space, self._extractor)
+            _Saver(space if keeping and not row.all() else None, self._extractor)
             for row, space in zip(found, spaces, strict=True)
         ]
 
@@ -412,7 +444,7 @@ class _Job:
         tokenised = _ahead(tasks) if encoder.overlaps else (task() for task in tasks)
         for part, tokens in zip(chunks, tokenised, strict=True):
             places = missing[part]
-            self.tokens[places] = tokens.row_lengths
+            self.content[places] = tokens.content
             self.truncated[places] = tokens.truncated
             self.computed_tokens += int(tokens.row_lengths.sum())
             batches = plan(tokens.lengths, extractor.settings.batch_tokens)
@@ -438,11 +470,12 @@ class _Job:
         for number, saver in enumerate(savers):
             if self.vectors[number].shape[1] == 0:
                 self.vectors[number] = np.empty((len(self._texts), vectors.shape[2]), np.float32)
+            self._check_width(places, vectors.shape[2], self.vectors[number].shape[1])
             new = ~found[number, places]
             if new.any():
                 at = places[new]
                 self.vectors[number][at] = saver.put(
-                    self._keys[at], vectors[number][new], self.tokens[at], self.truncated[at]
+                    self._keys[at], vectors[number][new], self.content[at], self.truncated[at]
                 )
         self.store_seconds += time.perf_counter() - start
 
@@ -455,12 +488,19 @@ class _Job:
                 f"row {self._rows[places[bad][0]]}: the encoder gave a vector that is not finite; where it runs "
                 "in float16 this is an overflow: use precision float32 or bfloat16"
             )
-        if (peak == 0).any():
-            row = self._rows[places[(peak == 0).any(axis=0)][0]]
+        zeros = (peak == 0).any(axis=0) & (self.content[places] > 0)  # padding may well be zeros
+        if zeros.any():
+            row = self._rows[places[zeros][0]]
             raise ModelError(f"row {row}: the encoder gave nothing but zeros; its weights are damaged")
         if self._extractor.dtype == "float16" and (peak > _FLOAT16_MAX).any():
             row = self._rows[places[(peak > _FLOAT16_MAX).any(axis=0)][0]]
             raise ModelError(f"row {row}: a number beyond 65504 does not fit float16; use --store-dtype float32")
+
+    def _check_width(self, places: NDArray[np.int64], width: int, expected: int) -> None:
+        if width != expected:
+            raise ModelError(
+                f"row {self._rows[places[0]]}: the encoder gave {width} numbers where other texts have {expected}"
+            )
 
     def _advance(self, places: NDArray[np.int64]) -> None:
         if self._extractor.progress is not None and len(places):
@@ -521,7 +561,7 @@ class _Saver:
         if not self._extractor.keep_going:
             raise error
         self._writer = None
-        self._extractor.warn_once(f"{error} (going on without keeping features)")
+        self._extractor.go_without(str(error))
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:  # noqa: ANN401 - as the protocol has it
         if self._writer is None:
@@ -558,10 +598,17 @@ def _ahead(tasks: Iterable[Callable[[], Tokens]]) -> Iterator[Tokens]:
             yield waiting.result()
 
 
-def check_texts(inputs: Sequence[object]) -> None:
-    """Raise `DataError` unless inputs are all texts, or all pairs of texts."""
+def check_texts(inputs: Sequence[object], rows: Iterable[int] | None = None) -> None:
+    """Raise `DataError` unless inputs are all texts, or all pairs of texts.
+
+    Parameters
+    ----------
+    inputs : sequence
+    rows : iterable of int, optional
+        What the message calls the inputs. Default: 1 to n.
+    """
     pairs = bool(len(inputs)) and isinstance(inputs[0], tuple)
-    for row, item in enumerate(inputs, start=1):
+    for row, item in zip(count(1) if rows is None else rows, inputs, strict=False):
         good = (
             isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
             if pairs

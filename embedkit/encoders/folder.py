@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from embedkit.errors import ModelError
 from embedkit.hub import Resolved
 
 WEIGHTS = "model.safetensors"
+_INDEX = f"{WEIGHTS}.index.json"
 TOKENIZER = "tokenizer.json"
 # From any of these, transformers can build a tokenizer.json.
 _VOCABULARIES = (
@@ -29,7 +31,8 @@ _HIDDEN = ("hidden_size", "dim", "n_embd", "d_model")
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 # Families whose positions start behind the padding index.
-_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
+_OFFSET_POSITIONS = frozenset({"camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta",
+                               "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"})  # fmt: skip
 _DECODERS = frozenset({"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "gptj",
                        "llama", "mistral", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3",
                        "smollm3"})  # fmt: skip
@@ -43,6 +46,7 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "last",
 }
+_SENTENCE_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _LFS = b"version https://git-lfs"
 _HEADER_LIMIT = 100 << 20  # bytes, as the safetensors library allows
 
@@ -120,9 +124,9 @@ def read_folder(resolved: Resolved) -> ModelFolder:
     """
     modules = _modules(resolved.folder)
     path = resolved.folder / modules[0][1] if modules else resolved.folder
-    config = _read_config(path)
     _check_parts(path)
-    sentence = _json(path / "sentence_bert_config.json")
+    config = _read_config(path)
+    sentence = _sentence_settings(path)
     tokenizer = _json(path / "tokenizer_config.json")
     prompts = _json(resolved.folder / "config_sentence_transformers.json")
     pooling, pooling_error, prompt_pooled = _pooling(resolved.folder, modules, config)
@@ -175,9 +179,6 @@ def _refuse_pointer(path: Path, head: bytes) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not (path / "config.json").exists():
-        have = ", ".join(sorted(p.name for p in path.iterdir())[:5]) if path.is_dir() else ""
-        raise ModelError(f"{path} is no model folder: config.json is missing (it holds: {have or 'nothing'})")
     config = _json(path / "config.json")
     kind = config.get("model_type")
     if not isinstance(kind, str):
@@ -191,25 +192,31 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _check_parts(path: Path) -> None:
     """Name all that is missing at once."""
-    missing = []
-    if not any((path / name).exists() for name in (WEIGHTS, f"{WEIGHTS}.index.json")):
-        pickled = sorted(p.name for p in path.glob("pytorch_model*.bin"))
+    there = {p.name for p in path.iterdir()} if path.is_dir() else set()
+    missing = [] if "config.json" in there else ["config.json"]
+    if not there & {WEIGHTS, _INDEX}:
+        pickled = sorted(name for name in there if re.fullmatch(r"pytorch_model.*\.bin", name))
         hint = f" (there is {pickled[0]}, but pickled weights are not loaded; convert it)" if pickled else ""
         missing.append(f"weights ({WEIGHTS}){hint}")
-    if not any((path / name).exists() for name in (TOKENIZER, *_VOCABULARIES)):
+    if not there & {TOKENIZER, *_VOCABULARIES}:
         missing.append(f"a tokenizer ({TOKENIZER})")
     if missing:
-        raise ModelError(f"{path} is incomplete; missing: {', '.join(missing)}")
+        holds = ", ".join(sorted(there)[:5]) or "nothing"
+        raise ModelError(f"{path} is no whole model folder; missing: {', '.join(missing)} (it holds: {holds})")
+    for name in sorted(there & {*_VOCABULARIES}):
+        with (path / name).open("rb") as stream:
+            _refuse_pointer(path / name, stream.read(len(_LFS)))
 
 
 def _weights(path: Path) -> tuple[Path, ...]:
     if (path / WEIGHTS).exists():
         files = [path / WEIGHTS]
     else:
-        names = set(_json(path / f"{WEIGHTS}.index.json").get("weight_map", {}).values())
+        listed = _json(path / _INDEX).get("weight_map")
+        names = list(listed.values()) if isinstance(listed, dict) else []
         if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ModelError(f"{path / WEIGHTS}.index.json lists no plain file names; restore the file")
-        files = sorted(path / name for name in names)
+            raise ModelError(f"{path / _INDEX} lists no plain file names; restore the file")
+        files = sorted(path / name for name in set(names))
     for file in files:
         _check_weights(file)
     return tuple(files)
@@ -234,7 +241,10 @@ def _check_weights(file: Path) -> None:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise ModelError(f"{file} is damaged: its header is not safetensors; download it again") from None
     if size != 8 + length + end:
-        raise ModelError(f"{file} is cut off: {size:,} of {8 + length + end:,} bytes; download it again")
+        raise ModelError(
+            f"{file} has {size:,} bytes where its header says {8 + length + end:,}: cut off or damaged; "
+            "download it again"
+        )
 
 
 # -------------------------------------------------------------------------- sentence-transformers modules
@@ -247,7 +257,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
         return []
     listed = _parse(path)
     try:
-        modules = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in listed]
+        modules = [(_module_kind(str(entry["type"])), str(entry["path"])) for entry in listed]
     except (TypeError, KeyError):
         raise ModelError(f"{path} does not list modules with type and path; restore the file") from None
     if not modules or modules[0][0] != "Transformer":
@@ -258,6 +268,17 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
         if ".." in parts or Path(inner).is_absolute():
             raise ModelError(f"{path}: the module {kind} lies outside the folder ({inner})")
     return modules
+
+
+def _module_kind(name: str) -> str:
+    """Return the class name of a module of sentence-transformers; anybody else's keeps its full name."""
+    return name.rpartition(".")[2] if name.startswith("sentence_transformers.") else name
+
+
+def _sentence_settings(path: Path) -> dict[str, Any]:
+    """Return the Transformer module's settings, under the first of the names that old releases gave the file."""
+    files = (path / f"sentence_{kind}_config.json" for kind in _SENTENCE_KINDS)
+    return next((found for found in map(_json, files) if found), {})
 
 
 def _pooling(
@@ -290,7 +311,7 @@ def _pooling_module(path: Path) -> tuple[str, str | None, bool]:
 
 def _prompts(config: Mapping[str, Any]) -> dict[str, str]:
     found = config.get("prompts")
-    prompts = {str(k): str(v) for k, v in found.items() if k and v} if isinstance(found, dict) else {}
+    prompts = {str(k): str(v or "") for k, v in found.items() if k} if isinstance(found, dict) else {}
     default = config.get("default_prompt_name")
     if isinstance(default, str) and default in prompts:
         prompts[""] = prompts[default]

@@ -123,7 +123,7 @@ def train_frozen(
     )
     kind = "pair" if train.kind == "pair" else "text"
     classifier = FrozenClassifier(extractor, fitted.head, codec, kind, _about(spec, splits, fitted.scaled))
-    run = FrozenRun(classifier, extraction=total, notes=list(fitted.notes))
+    run = FrozenRun(classifier, extraction=total, notes=[*extractor.remarks(total), *fitted.notes])
     before = time.perf_counter()
     for name, split in splits.items():
         if name != TRAIN and split.labels is not None and len(split):
