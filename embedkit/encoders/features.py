@@ -272,6 +272,19 @@ class FeatureExtractor:
         """Texts that the encoder reads for one input: what `progress` counts."""
         return 2 if kind == "pair" and self.recipe.pairs == "bi" else 1
 
+    def remarks(self, done: Extraction) -> list[str]:
+        """Say what was lost on the way: texts cut off, texts without a token."""
+        said = []
+        if done.truncated:
+            end = "start" if self.recipe.side == "left" else "end"
+            said.append(
+                f"{done.truncated:,} of {done.rows:,} inputs have more than {self.recipe.max_length} tokens and "
+                f"lost their {end}; see --max-length and --long mean"
+            )
+        if done.empty:
+            said.append(f"{done.empty:,} of {done.rows:,} inputs hold nothing that the tokenizer knows")
+        return said
+
     def go_without(self, reason: str) -> None:
         """Keep no more features; said once, on the logger ``embedkit.encoders``."""
         with self._lock:
