@@ -20,6 +20,7 @@ ROOMS: dict[str, tuple[int, frozenset[str]]] = {
     "hub": (1, frozenset({"huggingface_hub", "safetensors"})),
     "encoders": (2, frozenset({"numpy", "tqdm"})),
     "encoders/torch_encoder": (2, frozenset({"numpy", "torch", "transformers", "safetensors"})),
+    "feature_files": (2, frozenset({"numpy", "pyarrow"})),
     "heads": (2, frozenset({"numpy", "sklearn", "joblib", "threadpoolctl"})),
     "estimators": (4, frozenset({"numpy", "sklearn"})),
     "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib"})),
