@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Literal, TypeAlias, get_args
 
 from embedkit.errors import UsageError
@@ -99,7 +100,9 @@ class EncoderSettings:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(str, allowed))}")
         for name in ("max_length", "batch_tokens", "threads"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None and name != "batch_tokens":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least 1")
         if self.pooling is not None:
             parse_pooling(self.pooling)
@@ -135,10 +138,19 @@ def parse_layers(layers: Layers) -> tuple[int, ...] | Literal["all"]:
     if layers == "all":
         return "all"
     try:
-        given = layers.split(",") if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
-        numbers = tuple(int(number) for number in given)
-        if isinstance(layers, bool) or not numbers:
+        numbers = tuple(map(_layer, layers.split(",") if isinstance(layers, str) else _several(layers)))
+        if not numbers:
             raise ValueError
     except (ValueError, TypeError):
         raise UsageError(f"layers is {layers!r}; allowed: an integer, several such as -1,-2, or all") from None
     return numbers
+
+
+def _several(layers: int | Sequence[int]) -> Sequence[int]:
+    return layers if isinstance(layers, Sequence) else [layers]
+
+
+def _layer(number: str | int) -> int:
+    if isinstance(number, bool):
+        raise TypeError
+    return int(number) if isinstance(number, str) else index(number)  # a float is no layer
