@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit import __version__
 from embedkit.artifact import CLASSIFIER, load_arrays, read_manifest, save_arrays, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
@@ -22,7 +21,7 @@ from embedkit.store import open_store
 
 HEAD_FILE = "head.safetensors"
 _ABOUT = ("head_settings", "data", "seed")
-_VERSIONS = ("numpy", "scikit-learn", "tokenizers", "torch", "transformers")
+_VERSIONS = ("embedkit", "numpy", "scikit-learn", "tokenizers", "torch", "transformers")
 
 
 class Predictions(NamedTuple):
@@ -94,7 +93,7 @@ class FrozenClassifier:
             "encoder": self._encoder_entry(),
             "head": described,
             "thresholds": None,
-            "versions": {"embedkit": __version__, **installed(_VERSIONS)},
+            "versions": installed(_VERSIONS),
             **self.about,
         }
         write_manifest(folder, manifest)
