@@ -235,7 +235,7 @@ class FeatureFile(ABC):
         """Go on to a split, or behind the last one; all before it must be whole."""
         if split is not None and split not in [self._split, *self._ahead]:
             raise ValueError(f"{split!r} is none of the promised splits {list(self._plan.rows)}, or is behind us")
-        while self._split != split:
+        while self._split != split or (split is None and self._ahead):
             if self._left:
                 given = self._plan.rows[self._split or ""] - self._left
                 raise ValueError(f"{self._split!r} has {given} rows, promised {given + self._left}")
@@ -591,7 +591,7 @@ def _type_of(values: Sequence[Any]) -> _Type | None:
         return None if inner is None else _Type(inner.depth + 1, inner.kind)
     if not types <= _KINDS.keys():
         return None
-    if datetime in types and any(value is not None and value.tzinfo is not None for value in values):
+    if types == {datetime} and any(value is not None and value.tzinfo is not None for value in values):
         return None  # would be moved to UTC
     found: _Type | None = _Type(0, "nothing")
     for one in types:
