@@ -25,14 +25,20 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name is
         raise AttributeError(f"module 'embedkit' has no attribute {name!r}")
     from importlib import import_module
 
-    from embedkit.errors import require
-
-    require("sklearn", extra="train", purpose=f"embedkit.{name}")
+    _require_learning(f"embedkit.{name}")
     return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _require_learning(purpose: str) -> None:
+    """Name the extra where what the estimators import is not installed."""
+    from embedkit.errors import require
+
+    for module in ("sklearn", "pyarrow", "xxhash"):
+        require(module, extra="train", purpose=purpose)
 
 
 def load(
@@ -68,9 +74,7 @@ def load(
     ArtifactError
         The folder is damaged, foreign or too new, or was trained in another feature space.
     """
-    from embedkit.errors import require
-
-    require("sklearn", extra="train", purpose="embedkit.load")
+    _require_learning("embedkit.load")
     from embedkit.estimators.embedding_classifier import EmbeddingClassifier
 
     return EmbeddingClassifier.load(folder, model=model, store=store, device=device, threads=threads)

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from embedkit.artifact import staged
 from embedkit.data import LabelCodec, class_counts, require_classes
-from embedkit.encoders import FeatureExtractor
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.frozen import FrozenClassifier, exact_settings, load_frozen
-from embedkit.estimators.inputs import as_inputs
+from embedkit.estimators.inputs import as_inputs, as_labels
 from embedkit.estimators.text_encoder import TextEncoder
 from embedkit.heads import Head, HeadSpec, fit_head, head_from_estimator
+
+
+def _head_has(method: str) -> Callable[[EmbeddingClassifier], bool]:
+    """Return a check whether the head answers a method: scorers choose by what is there."""
+
+    def check(classifier: EmbeddingClassifier) -> bool:
+        head = getattr(classifier, "head_", classifier.head)
+        return isinstance(head, str) or hasattr(head, method)
+
+    return check
 
 
 class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -26,7 +39,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    encoder : str or TextEncoder, default "minilm"
+    encoder : str, Path or TextEncoder, default "minilm"
         A model, or an encoder with more to say.
     head : str or scikit-learn classifier, default "logreg"
         A name of `embedkit.heads.available`, or an unfitted classifier that is cloned.
@@ -37,17 +50,19 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     head_params : mapping, optional
         Parameters of a head by name, such as ``{"C": 0.5}``.
     random_state : int, default 42
-        Of a head by name.
+        Of a head by name; kept in the artifact.
 
     Attributes
     ----------
     classes_ : ndarray, shape (C,)
-        Labels, in y's dtype.
+        Labels, in y's dtype and in the order of `numpy.unique`, which scikit-learn's scorers take for granted
+        (so "10" comes before "9"; an artifact that the command line wrote is put in this order too).
     encoder_ : TextEncoder
     head_ : Head or scikit-learn classifier
         Fitted on codes from 0 to C - 1.
     notes_ : list of str
-        What is worth knowing of the fit, such as a solver that did not converge.
+        What is worth knowing of the fit: texts that were cut off, a solver that did not converge (which is
+        also warned of as scikit-learn's ConvergenceWarning).
 
     Examples
     --------
@@ -58,7 +73,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        encoder: str | TextEncoder = "minilm",
+        encoder: str | Path | TextEncoder = "minilm",
         head: Any = "logreg",  # noqa: ANN401 - a name or any classifier
         *,
         scale: str = "auto",
@@ -81,7 +96,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X : list, array or Series of str, or of pairs; n of them
             Texts.
         y : list, array or Series of labels, length n
-            Strings or integers.
+            Strings, integers, booleans or whole floats; one a row.
 
         Returns
         -------
@@ -91,53 +106,95 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         DataError
-            Lengths differ, a row is no text, or there is only one class. All before anything is encoded.
+            Lengths differ, a row is no text or has no label or several, or there is only one class. All before
+            anything is encoded.
         UsageError
-            A parameter is not allowed.
+            A parameter is not allowed. Before anything is encoded.
         """
-        inputs, labels = as_inputs(X), y
+        inputs, labels = as_inputs(X), as_labels(y)
         if len(inputs) != len(labels):
             raise DataError(f"X has {len(inputs):,} rows, y has {len(labels):,}; they must be equally many")
         codec = LabelCodec.fit(labels)
+        codec = replace(codec, classes=tuple(sorted(codec.classes)))  # as numpy.unique has them
         codes = codec.encode(labels)
         require_classes(class_counts(codec.decode(codes)), "y")
-        spec = self._spec()
-        encoder = TextEncoder(self.encoder) if isinstance(self.encoder, str) else clone(self.encoder)
-        features = encoder.fit_transform(inputs)
-        features = features.to_numpy() if hasattr(features, "to_numpy") else features
+        spec = self._spec(codec)
+        encoder = self._new_encoder()
+        features = _array(encoder.fit_transform(inputs))
+        notes = encoder._open().remarks(encoder.extraction_)
         if spec is None:
-            self.head_, self.notes_ = clone(self.head).fit(features, codes), []
+            self.head_ = clone(self.head).fit(features, codes)
         else:
             fitted = fit_head(spec, features, codes, len(codec), names=codec.names)
-            self.head_, self.notes_ = fitted.head, fitted.notes
+            for note in fitted.notes:
+                warnings.warn(note, ConvergenceWarning, stacklevel=2)
+            self.head_, notes = fitted.head, [*notes, *fitted.notes]
+        about = {"head_settings": self._head_settings(spec), "seed": int(self.random_state)}
+        return self._adopt(encoder, codec, notes, about)
+
+    def _new_encoder(self) -> TextEncoder:
+        if isinstance(self.encoder, str | Path):
+            return TextEncoder(self.encoder)  # type: ignore[arg-type]
+        if not isinstance(self.encoder, TextEncoder):
+            raise UsageError(f"encoder is {self.encoder!r}; give a model's name, its folder, or a TextEncoder")
+        encoder: TextEncoder = clone(self.encoder)
+        return encoder
+
+    def _adopt(
+        self, encoder: TextEncoder, codec: LabelCodec, notes: list[str], about: Mapping[str, Any]
+    ) -> EmbeddingClassifier:
+        """Be fitted with this encoder and `head_`."""
         self.encoder_ = encoder
-        self.classes_ = codec.decode(np.arange(len(codec)))
+        self.notes_ = notes
+        self.classes_, self._order = np.unique(codec.decode(np.arange(len(codec))), return_index=True)
         self._codec = codec
-        self._kind = "pair" if isinstance(inputs[0], tuple) else "text"
-        self._about: dict[str, Any] = {"head_settings": self._head_settings(), "seed": self.random_state}
+        self._about = dict(about)
         return self
 
-    def _spec(self) -> HeadSpec | None:
+    def _spec(self, codec: LabelCodec) -> HeadSpec | None:
         """Return the head to fit; None for one of the user's own."""
+        if isinstance(self.random_state, bool) or not isinstance(self.random_state, int | np.integer):
+            raise UsageError(f"random_state is {self.random_state!r}; it must be an integer: the artifact says it")
         if not isinstance(self.head, str):
-            if not hasattr(self.head, "fit"):
-                raise UsageError(f"head is {self.head!r}; give a name or a scikit-learn classifier")
+            self._check_own_head()
             return None
-        params = dict(self.head_params or {})
+        params = {name: _plain(value) for name, value in dict(self.head_params or {}).items()}
         weights = self.class_weight
         if isinstance(weights, Mapping):
-            weights = {str(label): weight for label, weight in weights.items()}
-        return HeadSpec(self.head, self.scale, weights, params, self.random_state)
+            weights = {_name(codec, label): _plain(weight) for label, weight in weights.items()}
+            unknown = sorted(set(weights) - set(codec.names))
+            if unknown:
+                raise UsageError(
+                    f"class_weight names unknown labels: {', '.join(unknown)}; known: {', '.join(codec.names)}"
+                )
+        return HeadSpec(self.head, self.scale, weights, params, int(self.random_state))
 
-    def _head_settings(self) -> dict[str, Any]:
-        if not isinstance(self.head, str):
+    def _check_own_head(self) -> None:
+        estimator = hasattr(self.head, "__sklearn_tags__") and not isinstance(self.head, type)
+        if not (estimator and is_classifier(self.head)):
+            raise UsageError(f"head is {self.head!r}; give a name or an unfitted scikit-learn classifier")
+        given = {"scale": self.scale != "auto", "class_weight": self.class_weight, "head_params": self.head_params}
+        ignored = [name for name, value in given.items() if value]
+        if ignored:
+            raise UsageError(
+                f"{', '.join(ignored)} is for a head by name; give it to the {type(self.head).__name__} itself"
+            )
+
+    def _head_settings(self, spec: HeadSpec | None) -> dict[str, Any]:
+        if spec is None:
             return {"clf": f"{type(self.head).__module__}.{type(self.head).__name__}"}
-        return {"clf": self.head, "scale": self.scale, "params": dict(self.head_params or {})}
+        return {
+            "clf": spec.clf,
+            "scale": spec.scale,
+            "params": dict(spec.params),
+            "class_weight": dict(spec.class_weight)
+            if isinstance(spec.class_weight, Mapping)
+            else spec.class_weight,
+        }
 
     def _features(self, X: Any) -> NDArray[np.float32]:  # noqa: N803, ANN401
         check_is_fitted(self, "head_")
-        features = self.encoder_.transform(X)
-        return features.to_numpy() if hasattr(features, "to_numpy") else features
+        return _array(self.encoder_.transform(X))
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803, ANN401
         """Return the most probable label of each text, shape (n,), in y's dtype."""
@@ -145,19 +202,24 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         codes = self.head_.predict(features) if len(features) else np.empty(0, np.int64)
         return self._codec.decode(codes)
 
+    @available_if(_head_has("predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803, ANN401
         """Return the probability of each class, shape (n, C), in the order of `classes_`."""
         features = self._features(X)
         if not len(features):
             return np.empty((0, len(self.classes_)))
-        return np.asarray(self.head_.predict_proba(features))
+        return np.asarray(self.head_.predict_proba(features))[:, self._order]
 
+    @available_if(_head_has("decision_function"))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803, ANN401
         """Return scores: (n,) for two classes, above 0 means the second; else (n, C)."""
         features = self._features(X)
         if not len(features):
             return np.empty((0,) if len(self.classes_) == 2 else (0, len(self.classes_)))
-        return np.asarray(self.head_.decision_function(features))
+        scores = np.asarray(self.head_.decision_function(features))
+        if scores.ndim == 1:
+            return scores if self._order[0] == 0 else -scores
+        return scores[:, self._order] if scores.shape[1] == len(self._order) else scores
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write an artifact folder without pickle; `embedkit.load` and ``embedkit predict`` read it.
@@ -168,13 +230,15 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             The folder is there and may not be overwritten.
         UsageError
             The head is one that has no form without pickle.
+        SpaceMismatchError
+            The encoder's files or parameters changed since `fit`.
         """
         check_is_fitted(self, "head_")
         own = not isinstance(self.head, str) and isinstance(self.head_, BaseEstimator)
         head: Head = head_from_estimator(self.head_) if own else self.head_
-        extractor = self.encoder_._open()
+        extractor = self.encoder_._open_as_fitted()
         with staged(Path(folder), overwrite=overwrite) as stage:
-            FrozenClassifier(extractor, head, self._codec, self._kind, self._about).save(stage)
+            FrozenClassifier(extractor, head, self._codec, self.encoder_._kind, self._about).save(stage)
 
     @classmethod
     def load(
@@ -203,25 +267,39 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             See `embedkit.estimators.frozen.load_frozen`.
         """
         frozen = load_frozen(Path(folder), model=model, store=store, device=device, threads=threads)
-        return cls._of(frozen, store, device, threads)
-
-    @classmethod
-    def _of(
-        cls, frozen: FrozenClassifier, store: str | Path | bool | None, device: str, threads: int | None
-    ) -> EmbeddingClassifier:
-        extractor: FeatureExtractor = frozen.extractor
-        settings = vars(exact_settings(extractor)) | {"device": device, "threads": threads}
-        encoder = TextEncoder(**settings, store=store, store_dtype=extractor.dtype)
-        example: Any = [("", "")] if frozen.kind == "pair" else [""]
-        loaded = cls(encoder, str(frozen.about.get("head_settings", {}).get("clf", "logreg")))
-        loaded.encoder_ = clone(encoder).fit(example)
-        loaded.head_, loaded.notes_ = frozen.head, []
-        loaded.classes_ = frozen.codec.decode(np.arange(len(frozen.codec)))
-        loaded._codec, loaded._kind, loaded._about = frozen.codec, frozen.kind, dict(frozen.about)
-        return loaded
+        settings = vars(exact_settings(frozen.extractor)) | {"device": device, "threads": threads}
+        encoder = TextEncoder(**settings, store=store, store_dtype=frozen.extractor.dtype)
+        head = frozen.about.get("head_settings", {})
+        loaded = cls(
+            encoder,
+            str(head.get("clf", "logreg")),
+            scale=head.get("scale", "auto"),
+            class_weight=head.get("class_weight"),
+            head_params=head.get("params") or None,
+            random_state=frozen.about.get("seed", 42),
+        )
+        loaded.head_ = frozen.head
+        fitted: TextEncoder = clone(encoder)
+        return loaded._adopt(fitted._adopt(frozen.extractor, frozen.kind), frozen.codec, [], frozen.about)
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+def _array(features: Any) -> NDArray[np.float32]:  # noqa: ANN401 - whatever scikit-learn's set_output makes of them
+    """Return features as an array, also where scikit-learn is told to make frames."""
+    array: NDArray[np.float32] = features.to_numpy() if hasattr(features, "to_numpy") else features
+    return array
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any value
+    """Return NumPy's numbers as Python's, which is what a grid of parameters means by them."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _name(codec: LabelCodec, label: Any) -> str:  # noqa: ANN401 - any label
+    """Return how a label is printed, also one that only equals it, such as 1 for 1.0."""
+    return codec.names[codec.classes.index(label)] if label in codec.classes else str(label)

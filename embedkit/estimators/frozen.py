@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +15,33 @@ from numpy.typing import NDArray
 from embedkit.artifact import CLASSIFIER, load_arrays, read_manifest, save_arrays, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
-from embedkit.errors import ArtifactError, DataError, InputMissingError, ModelError, SpaceMismatchError, UsageError
+from embedkit.encoders.features import StoreDtype
+from embedkit.errors import (
+    ArtifactError,
+    DataError,
+    InputMissingError,
+    MissingExtraError,
+    ModelError,
+    SpaceMismatchError,
+    UsageError,
+)
 from embedkit.heads import Head, head_from_state
 from embedkit.runtime.tokens import Text
 from embedkit.store import open_store
 
 HEAD_FILE = "head.safetensors"
 _ABOUT = ("head_settings", "data", "seed")
+# What the encoder's settings are in a manifest, where it is not a string. A setting that is added later has to
+# say what folders without it mean.
+_WRITTEN: dict[str, Any] = {
+    "revision": str | NoneType,
+    "layers": list,
+    "normalize": bool,
+    "max_length": int,
+    "device": str,
+    "batch_tokens": int,
+    "threads": NoneType,
+}
 _VERSIONS = ("embedkit", "numpy", "scikit-learn", "tokenizers", "torch", "transformers")
 
 
@@ -179,45 +200,128 @@ def load_frozen(
     SpaceMismatchError
         The encoder gives other features than those that the head was trained on.
     """
-    manifest = read_manifest(folder, kind=CLASSIFIER)
-    try:
-        encoder, described = manifest["encoder"], manifest["head"]
-        codec = LabelCodec(tuple(manifest["labels"]), manifest["label_dtype"])
-        kind, trained_in = manifest["input"], encoder["space"]
-        settings = EncoderSettings(**encoder["settings"])
-        about: dict[str, Any] = {
-            name: manifest[name] for name in ("head_settings", "data", "seed") if name in manifest
-        }
-        dtype = encoder["stored_dtype"]
-    except (KeyError, TypeError, UsageError) as error:
-        raise ArtifactError(f"{folder}: its manifest lacks or garbles {error}; make the folder again") from None
-    head = head_from_state(described, load_arrays(folder / HEAD_FILE))
+    entry = _parse(folder, read_manifest(folder, kind=CLASSIFIER))
+    head = head_from_state(entry.head, load_arrays(folder / HEAD_FILE))
+    if head.classes != len(entry.codec):
+        raise ArtifactError(
+            f"{folder}: {head.classes} classes in the head, {len(entry.codec)} labels in the manifest"
+        )
     settings = replace(
-        settings,
-        model=model or settings.model,
-        revision=None if model else settings.revision,
+        entry.settings,
+        model=model or entry.settings.model,
+        revision=None if model else entry.settings.revision,
         device=device,
-        batch_tokens=batch_tokens or settings.batch_tokens,
+        batch_tokens=batch_tokens or entry.settings.batch_tokens,
         threads=threads,
     )
+    features = open_store(store, entry.dtype)
     try:
-        extractor = FeatureExtractor(settings, store=open_store(store, dtype), dtype=dtype, progress=progress)
+        extractor = FeatureExtractor(settings, store=features, dtype=entry.dtype, progress=progress)
     except (InputMissingError, ModelError) as error:
-        hint = "" if model else f"; {folder} needs this encoder: name its folder with --model"
+        hint = "" if model else f"; {folder} needs this encoder: name its folder with --model (in Python model=)"
         raise type(error)(f"{error}{hint}") from error
-    _check_space(folder, extractor, kind, trained_in, encoder.get("weights"))
-    if head.classes != len(codec):
-        raise ArtifactError(f"{folder}: {head.classes} classes in the head, {len(codec)} labels in the manifest")
-    return FrozenClassifier(extractor, head, codec, kind, about)
+    except UsageError as error:
+        if model or isinstance(error, MissingExtraError):
+            raise
+        raise ArtifactError(f"{folder}: the encoder cannot do what the manifest says: {error}") from None
+    _check_space(folder, extractor, entry)
+    if head.n_features != extractor.width(entry.kind):
+        raise ArtifactError(
+            f"{folder}: the head takes {head.n_features} numbers, its encoder gives {extractor.width(entry.kind)}"
+        )
+    return FrozenClassifier(extractor, head, entry.codec, entry.kind, entry.about)
 
 
-def _check_space(folder: Path, extractor: FeatureExtractor, kind: str, trained_in: str, weights: object) -> None:
+class _Entry(NamedTuple):
+    """What a manifest says, checked."""
+
+    codec: LabelCodec
+    kind: str
+    settings: EncoderSettings
+    space: str
+    weights: object
+    dtype: StoreDtype
+    head: dict[str, Any]
+    about: dict[str, Any]
+
+
+def _parse(folder: Path, manifest: Mapping[str, Any]) -> _Entry:
+    """Read a manifest; raise `ArtifactError` for whatever in it cannot be what was written."""
+    try:
+        if HEAD_FILE not in manifest["files"]:
+            raise ValueError(f"{HEAD_FILE} is not among its files")
+        encoder = _of_type(manifest, "encoder", dict)
+        head = _of_type(manifest, "head", dict)
+        _of_type(head, "kind", str)
+        _one_of(manifest, "task", ("sequence",))
+        _one_of(manifest, "thresholds", (None,))
+        return _Entry(
+            _codec(manifest),
+            _one_of(manifest, "input", ("text", "pair")),
+            _settings(_of_type(encoder, "settings", dict)),
+            _of_type(encoder, "space", str),
+            encoder.get("weights"),
+            _one_of(encoder, "stored_dtype", ("float32", "float16")),
+            head,
+            _about(manifest),
+        )
+    except KeyError as error:
+        raise ArtifactError(f"{folder}: its manifest lacks {error}; make the folder again") from None
+    except (TypeError, ValueError, OverflowError) as error:  # also UsageError
+        raise ArtifactError(f"{folder}: its manifest is damaged: {error}; make the folder again") from None
+
+
+def _of_type(entry: Mapping[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - of that type
+    value = entry[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} is of type {type(value).__name__}, not {kind.__name__}")
+    return value
+
+
+def _one_of(entry: Mapping[str, Any], name: str, allowed: tuple[Any, ...]) -> Any:  # noqa: ANN401 - one of those
+    if entry[name] not in allowed:
+        raise ValueError(f"{name} is {entry[name]!r}; this embedkit knows {', '.join(map(repr, allowed))}")
+    return entry[name]
+
+
+def _codec(manifest: Mapping[str, Any]) -> LabelCodec:
+    """Return the labels, if they have the dtype that they are said to have."""
+    labels, dtype = _of_type(manifest, "labels", list), _of_type(manifest, "label_dtype", str)
+    if not all(isinstance(label, str | int | float) for label in labels) or len(set(labels)) < len(labels):
+        raise ValueError("labels are not distinct strings or numbers")
+    codec = LabelCodec(tuple(labels), dtype)
+    if codec.decode(np.arange(len(labels))).tolist() != labels:
+        raise ValueError(f"its labels are not of the dtype {dtype}")
+    return codec
+
+
+def _settings(given: Mapping[str, Any]) -> EncoderSettings:
+    """Return settings that say all, each of the type that `exact_settings` writes."""
+    for field in fields(EncoderSettings):
+        value = given[field.name]
+        if not isinstance(value, _WRITTEN.get(field.name, str)):
+            raise TypeError(f"{field.name} is of type {type(value).__name__}")
+    return EncoderSettings(**given)
+
+
+def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of the training."""
+    about = {name: manifest[name] for name in _ABOUT if name in manifest}
+    for name, kind in (("head_settings", dict), ("data", dict), ("seed", int)):
+        if name in about:
+            _of_type(about, name, kind)
+    for split in about.get("data", {}):
+        _of_type(about["data"], split, dict)
+    return about
+
+
+def _check_space(folder: Path, extractor: FeatureExtractor, entry: _Entry) -> None:
     """Refuse features of another space, also where they have the same width."""
-    space = extractor.space(kind)
-    if space != trained_in:
-        what = "its settings or tokenizer differ" if weights == extractor.weights else "its weights differ"
+    space = extractor.space(entry.kind)
+    if space != entry.space:
+        what = "its settings or tokenizer differ" if entry.weights == extractor.weights else "its weights differ"
         raise SpaceMismatchError(
-            f"{folder}: the head was trained on the feature space {trained_in[:12]}, but "
+            f"{folder}: the head was trained on the feature space {entry.space[:12]}, but "
             f"{extractor.folder.resolved.name} gives {space[:12]} ({what}); name the encoder that it was trained "
             "with, or train again"
         )

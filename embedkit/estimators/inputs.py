@@ -1,8 +1,10 @@
-"""What estimators take for X: texts or pairs, in any of the containers that people have them in."""
+"""What estimators take for X and y, in any of the containers that people have texts, pairs and labels in."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from embedkit.errors import DataError
 from embedkit.runtime.tokens import Text
 
 _ALLOWED = "a list, array or Series of texts, a list of 2-tuples of texts, or two columns of texts"
+_ONE_LABEL = "a list, array or Series with one label a row"
 
 
 def as_inputs(X: Any) -> list[Text]:  # noqa: N803, ANN401 - scikit-learn's name; any container
@@ -29,7 +32,7 @@ def as_inputs(X: Any) -> list[Text]:  # noqa: N803, ANN401 - scikit-learn's name
     DataError
         X is something else, or an element is not a text; names the row, counted from 1.
     """
-    if isinstance(X, str | bytes) or not hasattr(X, "__len__"):
+    if not _is_rows(X):
         raise DataError(f"X is a {type(X).__name__}; give {_ALLOWED}")
     values = X.to_numpy() if hasattr(X, "to_numpy") else X
     if isinstance(values, np.ndarray):
@@ -37,6 +40,51 @@ def as_inputs(X: Any) -> list[Text]:  # noqa: N803, ANN401 - scikit-learn's name
     rows = list(values)
     pairs = bool(rows) and isinstance(rows[0], tuple)
     return [_pair(item, row) if pairs else _text(item, row) for row, item in enumerate(rows, start=1)]
+
+
+def kind_of(inputs: Sequence[Text]) -> Literal["text", "pair"]:
+    """Say what the inputs of `as_inputs` are; none at all count as texts."""
+    return "pair" if len(inputs) and isinstance(inputs[0], tuple) else "text"
+
+
+def as_labels(y: Any) -> Any:  # noqa: ANN401 - any container
+    """Return y where it holds one label a row, flat; its dtype is kept.
+
+    Parameters
+    ----------
+    y : list, tuple, ndarray, pandas Series, or DataFrame of one column
+        n labels.
+
+    Raises
+    ------
+    DataError
+        y is something else, a label is missing, or rows have several labels; names the row, counted from 1.
+    """
+    if not _is_rows(y):
+        raise DataError(f"y is a {type(y).__name__}; give {_ONE_LABEL}")
+    shape: tuple[int, ...] = getattr(y, "shape", (len(y),))
+    if len(shape) == 2 and shape[1] == 1:
+        y = (y.to_numpy() if hasattr(y, "to_numpy") else y).ravel()
+    elif len(shape) != 1:
+        raise DataError(
+            f"y has the shape {tuple(shape)}; several labels a row are not learnt here: give {_ONE_LABEL}"
+        )
+    for row, label in enumerate(y, start=1):
+        if isinstance(label, list | tuple | Set | Mapping | np.ndarray):
+            raise DataError(f"row {row} of y is a {type(label).__name__}; give {_ONE_LABEL}")
+        if _missing(label):
+            raise DataError(f"row {row} of y has no label ({label}); leave such rows out or label them")
+    return y
+
+
+def _is_rows(values: object) -> bool:
+    """Say whether a container has rows in an order: no text, no mapping, no set, no iterator."""
+    return hasattr(values, "__len__") and not isinstance(values, str | bytes | bytearray | Mapping | Set)
+
+
+def _missing(label: object) -> bool:
+    """Say whether a label is None, NaN or pandas' NA."""
+    return label is None or type(label).__name__ == "NAType" or (isinstance(label, float) and math.isnan(label))
 
 
 def _of_array(values: np.ndarray[Any, Any]) -> list[Text]:

@@ -12,11 +12,12 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
-from embedkit.errors import SpaceMismatchError
-from embedkit.estimators.inputs import as_inputs
+from embedkit.errors import DataError, SpaceMismatchError, UsageError
+from embedkit.estimators.inputs import as_inputs, kind_of
 from embedkit.store import open_store, resolve_root
 
 _STORE = ("store", "store_dtype")
+_STORE_DTYPES = ("float32", "float16")
 
 
 class TextEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -116,13 +117,8 @@ batch_tokens, threads, revision
             The model is not there or not whole, or a parameter is not allowed.
         """
         inputs = as_inputs(X)
-        extractor = self._open()
-        kind = "pair" if inputs and isinstance(inputs[0], tuple) else "text"
-        self.space_ = extractor.space(kind)
-        self.settings_ = extractor.settings
-        self._kind = kind
-        self._n_features_out = extractor.width(kind)
-        return self
+        self.__dict__.pop("_kept", None)  # the model's files may be others than at the last fit
+        return self._adopt(self._open(), kind_of(inputs))
 
     def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803, ANN401
         """Return the vectors of texts, shape (n, D), float32, in input order.
@@ -130,19 +126,15 @@ batch_tokens, threads, revision
         Raises
         ------
         DataError
-            X holds something else than texts.
+            X holds something else than texts, or pairs where `fit` saw texts, or the other way round.
         SpaceMismatchError
             The model's files or the parameters changed since `fit`.
         """
         check_is_fitted(self, "space_")
         inputs = as_inputs(X)
-        extractor = self._open()
-        kind = "pair" if inputs and isinstance(inputs[0], tuple) else "text"
-        if inputs and extractor.space(kind) != self.space_:
-            raise SpaceMismatchError(
-                f"fitted in the feature space {self.space_[:12]} ({self._kind}s), but these {kind}s and "
-                f"parameters give {extractor.space(kind)[:12]}; call fit again"
-            )
+        if inputs and kind_of(inputs) != self._kind:
+            raise DataError(f"X holds {kind_of(inputs)}s, but this encoder was fitted on {self._kind}s")
+        extractor = self._open_as_fitted()
         if not inputs:
             self.extraction_ = Extraction()
             return np.empty((0, self._n_features_out), np.float32)
@@ -150,19 +142,44 @@ batch_tokens, threads, revision
         self.extraction_ = features.extraction
         return features.vectors
 
+    def _adopt(self, extractor: FeatureExtractor, kind: str) -> TextEncoder:
+        """Be fitted as this extractor, which stands for the parameters as they are now, has it."""
+        self.space_ = extractor.space(kind)
+        self.settings_ = extractor.settings
+        self._kind = kind
+        self._n_features_out = extractor.width(kind)
+        self._kept = (*self._wanted(), _state(extractor), extractor)
+        return self
+
+    def _open_as_fitted(self) -> FeatureExtractor:
+        """Return an extractor that gives the features that were fitted, or say why there is none."""
+        extractor = self._open()
+        space = extractor.space(self._kind)
+        if space != self.space_:
+            raise SpaceMismatchError(
+                f"fitted in the feature space {self.space_[:12]}, but the parameters and the model's files now "
+                f"give {space[:12]}; call fit again"
+            )
+        return extractor
+
     def _open(self) -> FeatureExtractor:
-        """Return an extractor for the parameters and the store as they are now; the last one is kept."""
+        """Return an extractor for parameters, store and model files as they are now; the last one is kept."""
+        wanted = self._wanted()
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[:3] != wanted or kept[3] != _state(kept[4]):
+            store = open_store(self.store, self.store_dtype)
+            extractor = FeatureExtractor(wanted[0], store=store, dtype=self.store_dtype)  # type: ignore[arg-type]
+            self._kept = kept = (*wanted, _state(extractor), extractor)
+        return kept[4]
+
+    def _wanted(self) -> tuple[EncoderSettings, str | None, str]:
+        """Return what the parameters and the environment ask for: settings, store, stored dtype."""
+        if self.store_dtype not in _STORE_DTYPES:
+            raise UsageError(f"store_dtype is {self.store_dtype!r}; allowed: {', '.join(_STORE_DTYPES)}")
         params = self.get_params(deep=False)
         settings = EncoderSettings(**{name: value for name, value in params.items() if name not in _STORE})
         root = None if self.store is False else resolve_root(None if self.store is True else self.store)
-        key = (settings, str(root), self.store_dtype)
-        kept = getattr(self, "_kept", None)
-        if kept is None or kept[0] != key:
-            store = open_store(self.store, self.store_dtype)
-            kept = (key, FeatureExtractor(settings, store=store, dtype=self.store_dtype))  # type: ignore[arg-type]
-            self._kept = kept
-        extractor: FeatureExtractor = kept[1]
-        return extractor
+        return settings, None if root is None else str(root), self.store_dtype
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -174,3 +191,11 @@ batch_tokens, threads, revision
         tags.input_tags.two_d_array = False
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _state(extractor: FeatureExtractor) -> tuple[tuple[str, int, int, int], ...]:
+    """Return what tells that the files of an opened model were replaced: names, sizes, times, inodes."""
+    folder = extractor.folder.resolved.folder
+    files = (path for depth in ("*", "*/*") for path in folder.glob(depth) if path.is_file())
+    states = ((str(path), path.stat()) for path in files)
+    return tuple(sorted((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in states))
