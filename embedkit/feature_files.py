@@ -15,7 +15,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import accumulate
 from pathlib import Path
@@ -485,7 +485,7 @@ class _NpzFile(_ArrayFile):
     def _discard(self) -> None:
         # Both would write at their end, or complain when they are collected.
         for part in (self._member, self._zip):
-            with suppress(OSError, ValueError):
+            with suppress(OSError):
                 part.close()
 
 
@@ -634,9 +634,8 @@ def _learn(chunks: Iterable[ColumnChunk]) -> dict[str, _Column]:
     for source, chunk, rows in chunks:
         for name, values in chunk.items():
             column = columns.setdefault(name, _Column())
-            before = replace(column)
             if not column.takes(values):
-                raise _unfit(source, name, before, values, rows)
+                raise _unfit(source, name, column, values, rows)
     return columns
 
 
@@ -710,7 +709,7 @@ class _ParquetFile(FeatureFile):
         }
         if len(self._plan.rows) > 1:
             arrays[SPLIT] = pa.repeat(split, count)
-        flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+        flat = pa.array(vectors.reshape(-1))
         arrays[VECTORS] = pa.FixedSizeListArray.from_arrays(flat, self._plan.width)
         table = pa.table([arrays[name] for name in self._schema.names], schema=self._schema)
         self._writer.write_table(table, row_group_size=count)
@@ -736,7 +735,6 @@ class _ParquetFile(FeatureFile):
     def _discard(self) -> None:
         with suppress(Exception):  # writes its footer, which may meet the error again
             self._writer.close()
-        self._writer.is_open = False  # else it tries once more when it is collected
 
 
 _FORMATS: dict[str, type[FeatureFile]] = {

@@ -161,7 +161,10 @@ def test_parquet_by_hand(tmp_path: Path) -> None:
     assert table["hidden_state"].to_pylist() == [*numbers(3).tolist(), *numbers(1).tolist()]
     file = pq.ParquetFile(tmp_path / "f.parquet").metadata
     assert [file.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 1, 1]
-    assert {file.row_group(0).column(i).compression for i in range(file.num_columns)} == {"ZSTD"}
+    found = {c.path_in_schema: c for c in map(file.row_group(0).column, range(file.num_columns))}
+    assert {c.compression for c in found.values()} == {"ZSTD"}
+    plain = [name for name, c in found.items() if "RLE_DICTIONARY" not in c.encodings]
+    assert plain == ["extra", "hidden_state.list.element"]  # Parquet has no dictionaries of booleans
 
 
 def test_one_split_has_no_split_column(tmp_path: Path) -> None:
@@ -182,6 +185,11 @@ def test_arrays_by_hand(ending: str, tmp_path: Path) -> None:
     assert all(same_bits(arrays[f"X_{split}"], x[split]) for split in x)
     assert same_bits(arrays["y_train"], np.array([1, 0, 1], dtype=np.int64))
     assert same_bits(arrays["y_empty"], np.array([], dtype=np.int64))
+
+
+def test_members_of_an_npz_may_pass_four_gigabytes(tmp_path: Path) -> None:
+    data = export(tmp_path / "f.npz", {"train": numbers(1)}).read_bytes()
+    assert struct.unpack("<4sH", data[:6]) == (b"PK\x03\x04", 45)  # version needed: Zip64
 
 
 @array_formats
@@ -380,6 +388,8 @@ def test_the_type_is_of_all_rows(values: list[Any], kind: pa.DataType, late: boo
         ([0, 2**63], "row 2: column 'c' holds numbers or texts that Parquet cannot hold exactly"),
         ([0.5, 2**53 + 1], "row 2: column 'c' holds numbers or texts that Parquet cannot hold exactly"),
         ([2**53 + 1, 0.5], "row 2: column 'c' holds "),
+        ([2**53 + 1, 1, 0.5], "row 3: column 'c' holds "),
+        ([1, [0.5]], "row 2: column 'c' holds lists of floats; others are integers"),
         (["a", "\ud800"], "row 2: column 'c' holds numbers or texts that Parquet cannot hold exactly"),
     ],
 )
@@ -518,6 +528,12 @@ def test_labels_that_the_codec_lacks(ending: str, labels: list[Any], said: str, 
     assert list(tmp_path.iterdir()) == []
 
 
+@array_formats
+def test_one_label_and_several_in_later_chunks(ending: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="some rows have one label"):
+        play(tmp_path / f"f{ending}", [("train", numbers(1), ["a"], {}), ("train", numbers(1), [["a"]], {})])
+
+
 def test_columns_of_another_length(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 vectors of 'train', but \[1, 2\] labels or values"):
         play(tmp_path / "f.parquet", [("train", numbers(1), ["a"], {"text": ["t", "u"]})])
@@ -603,6 +619,16 @@ def test_a_full_disk_passes_through_and_leaves_nothing(ending: str, room: str, t
     size = {"none": 1, "half": whole // 2, "all but one byte": whole - 1}[room]
     with largest_file(size), pytest.raises(OSError, match="File too large"):
         export(path, x, labels, {"train": {"t": labels["train"]}}, size=500)
+    assert list(tmp_path.iterdir()) == []
+
+
+@all_formats
+def test_an_error_is_not_covered_by_a_disk_that_is_full_too(ending: str, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("the first")
+
+    with largest_file(1), pytest.raises(RuntimeError, match="the first"):
+        play(tmp_path / f"f{ending}", [("train", numbers(1), ["a"], {})], fail)
     assert list(tmp_path.iterdir()) == []
 
 
