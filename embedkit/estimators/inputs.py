@@ -60,6 +60,8 @@ def as_labels(y: Any) -> Any:  # noqa: ANN401 - any container
     DataError
         y is something else, a label is missing, or rows have several labels; names the row, counted from 1.
     """
+    if y is None:  # in scikit-learn's words, which its checks look for
+        raise DataError(f"a classifier requires y to be passed, but the target y is None; give {_ONE_LABEL}")
     if not _is_rows(y):
         raise DataError(f"y is a {type(y).__name__}; give {_ONE_LABEL}")
     shape: tuple[int, ...] = getattr(y, "shape", (len(y),))

@@ -1,0 +1,441 @@
+"""The scikit-learn face: works wherever scikit-learn puts it, encodes nothing twice, refuses what it would get wrong."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import pickletools
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+)
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from sklearn.utils import estimator_checks
+
+import embedkit
+from embedkit import EmbeddingClassifier, TextEncoder
+from embedkit.artifact import staged
+from embedkit.data import LabelCodec
+from embedkit.encoders import EncoderSettings, FeatureExtractor, torch_encoder
+from embedkit.errors import (
+    ArtifactError,
+    DataError,
+    InputMissingError,
+    MissingExtraError,
+    ModelError,
+    OutputExistsError,
+    SpaceMismatchError,
+    UsageError,
+)
+from embedkit.estimators.frozen import FrozenClassifier, load_frozen
+from embedkit.estimators.inputs import as_inputs
+from embedkit.heads import HeadSpec, fit_head
+from tests.tiny_models import make_encoder, make_sentence_transformer
+
+Floats = NDArray[np.floating[Any]]
+ROOT = Path(__file__).resolve().parent.parent
+
+GOOD, BAD = ("good", "great", "brilliant", "moving"), ("bad", "dull", "boring", "awful")
+TEXTS = [f"the {noun} was {word}" for noun in ("film", "plot", "music") for word in (*GOOD, *BAD)]
+LABELS = ["pos" if text.split()[-1] in GOOD else "neg" for text in TEXTS]
+NEW = ["a great film", "an awful and dull script", "the actor was fine", ""]
+PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]
+FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
+
+
+# -------------------------------------------------------------------------------------------------- what is there
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of models of equal width: two unit-norm ones that differ in weights alone, and a raw one."""
+    root = tmp_path_factory.mktemp("models")
+    made = {
+        "unit": make_sentence_transformer(root / "unit"),
+        "other": make_sentence_transformer(root / "other", seed=1),
+        "raw": make_encoder(root / "raw", "bert"),
+    }
+    return {name: str(folder) for name, folder in made.items()}
+
+
+@pytest.fixture
+def model(models: dict[str, str]) -> str:
+    return models["unit"]
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a store of its own, as a user would."""
+    monkeypatch.setenv("EMBEDKIT_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts each run of the encoder was given, in this process."""
+    seen: list[int] = []
+    run = torch_encoder.TorchEncoder.run
+
+    def counted(self: Any, tokens: Any, batches: Any, *args: Any) -> Iterator[Any]:
+        seen.append(sum(map(len, batches)))
+        return run(self, tokens, batches, *args)
+
+    monkeypatch.setattr(torch_encoder.TorchEncoder, "run", counted)
+    return seen
+
+
+def python(code: str, *arguments: object) -> str:
+    """Run code in another process; return what it prints."""
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def features(model: str, inputs: Sequence[Any] = TEXTS, **how: object) -> Floats:
+    """Take vectors past the estimators."""
+    return FeatureExtractor(EncoderSettings(model, **how)).transform(inputs).vectors  # type: ignore[arg-type]
+
+
+def fitted(model: str | TextEncoder, y: Any = None, **how: Any) -> EmbeddingClassifier:
+    return EmbeddingClassifier(model, **how).fit(TEXTS, LABELS if y is None else y)
+
+
+def same_predictions(one: EmbeddingClassifier, other: EmbeddingClassifier, inputs: Sequence[Any] = NEW) -> None:
+    assert one.predict_proba(inputs).tobytes() == other.predict_proba(inputs).tobytes()
+    assert one.decision_function(inputs).tobytes() == other.decision_function(inputs).tobytes()
+    assert one.predict(inputs).tolist() == other.predict(inputs).tolist()
+    assert one.classes_.tolist() == other.classes_.tolist()
+    assert one.classes_.dtype == other.classes_.dtype
+
+
+# ------------------------------------------------------------------------------------------ arguments, scikit-learn
+
+ARGUMENTS = {
+    "model": "somewhere/else",
+    "pooling": "cls+mean",
+    "layers": [-1, -2],
+    "layer_join": "mean",
+    "normalize": True,
+    "max_length": 12,
+    "long": "mean",
+    "side": "left",
+    "prompt": "query: ",
+    "pairs": "bi",
+    "precision": "bfloat16",
+    "engine": "torch",
+    "device": "cpu",
+    "batch_tokens": 512,
+    "threads": 1,
+    "revision": "main",
+    "store": Path("elsewhere"),
+    "store_dtype": "float16",
+}
+CLASSIFIER_ARGUMENTS = {
+    "encoder": TextEncoder("x", pooling="cls"),
+    "head": LogisticRegression(C=3),
+    "scale": "none",
+    "class_weight": {"pos": 2.0},
+    "head_params": {"C": 0.5},
+    "random_state": 7,
+}
+
+
+def test_every_argument_is_in_the_tables() -> None:
+    assert set(ARGUMENTS) == set(TextEncoder().get_params())
+    assert set(CLASSIFIER_ARGUMENTS) == set(EmbeddingClassifier().get_params())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *((TextEncoder, name, value) for name, value in ARGUMENTS.items()),
+        *((EmbeddingClassifier, name, value) for name, value in CLASSIFIER_ARGUMENTS.items()),
+    ],
+)
+def test_an_argument_is_stored_as_given_and_cloned(kind: Any, name: str, value: object) -> None:
+    made = kind(**{name: value})
+    assert made.get_params()[name] is value
+    assert kind().set_params(**{name: value}).get_params()[name] is value
+    assert repr(clone(made).get_params()) == repr(made.get_params())
+    assert f"{name}=" in repr(made)
+    assert f"{name}=" not in repr(kind())
+    assert made._repr_html_()
+
+
+@pytest.mark.parametrize("kind", [TextEncoder, EmbeddingClassifier])
+def test_init_takes_anything_and_stores_nothing_else(kind: Any) -> None:
+    given = {name: object() for name in kind().get_params()}
+    assert vars(kind(**given)) == given
+
+
+CHECKS = [
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_estimator_repr",
+    "check_estimator_cloneable",
+    "check_valid_tag_types",
+    "check_estimator_tags_renamed",
+    "check_mixin_order",
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("estimator", [TextEncoder(), EmbeddingClassifier()], ids=["TextEncoder", "Classifier"])
+def test_scikit_learn_s_own_checks(check: str, estimator: Any) -> None:
+    getattr(estimator_checks, check)(type(estimator).__name__, estimator)
+
+
+def test_scikit_learn_s_own_check_of_an_unfitted_classifier() -> None:
+    estimator_checks.check_estimators_unfitted("EmbeddingClassifier", EmbeddingClassifier())
+
+
+# Of every value that is refused, when it is used: at fit, not in __init__.
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"pooling": "median"}, "pooling 'median'"),
+        ({"layers": [9]}, "layer 9 does not exist"),
+        ({"layers": "some"}, "layers is 'some'"),
+        ({"layer_join": "sum"}, "layer_join is 'sum'"),
+        ({"long": "cut"}, "long is 'cut'"),
+        ({"side": "middle"}, "side is 'middle'"),
+        ({"pairs": "both"}, "pairs is 'both'"),
+        ({"precision": "int8"}, "precision is 'int8'"),
+        ({"engine": "jax"}, "engine is 'jax'"),
+        ({"max_length": 65}, "max_length 65 is more than"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"batch_tokens": -1}, "batch_tokens is -1"),
+        ({"threads": True}, "threads is True"),
+        ({"store_dtype": "int8"}, "store_dtype is 'int8'; allowed: float32, float16"),
+        ({"store_dtype": "int8", "store": False}, "store_dtype is 'int8'; allowed: float32, float16"),
+    ],
+)
+def test_a_value_is_refused_at_fit(model: str, given: dict[str, Any], said: str) -> None:
+    encoder = TextEncoder(model, **given)
+    with pytest.raises(UsageError, match=said):
+        encoder.fit(TEXTS)
+    assert not hasattr(encoder, "space_")
+
+
+# ------------------------------------------------------------------------------------------------------ the vectors
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"pooling": "cls+max", "layers": (-1, 1), "normalize": False},
+        {"layers": "all", "layer_join": "mean"},
+        {"prompt": "film: ", "max_length": 6, "side": "left"},
+        {"max_length": 5, "long": "mean"},
+    ],
+    ids=str,
+)
+def test_the_vectors_are_the_encoder_s(model: str, how: dict[str, Any]) -> None:
+    encoder = TextEncoder(model, **how)
+    vectors = encoder.fit_transform(TEXTS)
+    np.testing.assert_array_equal(vectors, features(model, **how))
+    np.testing.assert_array_equal(encoder.transform(TEXTS), vectors)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(TEXTS), len(encoder.get_feature_names_out()))
+
+
+def test_a_row_alone_is_the_row_in_a_batch(model: str) -> None:
+    encoder = TextEncoder(model, store=False).fit(TEXTS)
+    together = encoder.transform(TEXTS)
+    for i in range(0, len(TEXTS), 5):
+        np.testing.assert_allclose(encoder.transform(TEXTS[i : i + 1]), together[i : i + 1], rtol=0, atol=1e-5)
+
+
+def test_the_packaged_model() -> None:
+    encoder = TextEncoder()
+    vectors = encoder.fit_transform(["a moving film", "a moving picture", "shares fell sharply"])
+    assert vectors.shape == (3, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    near, far = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert near > 0.5 > 0.2 > far
+    assert encoder.extraction_.computed == 3
+
+
+def test_fit_neither_encodes_nor_loads_torch(store: Path) -> None:
+    code = """
+import sys
+from embedkit import TextEncoder
+encoder = TextEncoder("minilm").fit(["a film"])
+print(len(encoder.get_feature_names_out()), encoder.space_, "torch" in sys.modules, hasattr(encoder, "extraction_"))
+"""
+    width, space, torch, transformed = python(code).split()
+    assert (width, torch, transformed) == ("384", "False", "False")
+    assert space == TextEncoder("minilm").fit([]).space_
+    assert not list(store.rglob("*.arrow"))
+
+
+# ----------------------------------------------------------------------------------------------------- X: containers
+
+CONTAINERS: dict[str, Callable[[list[str]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "object array": lambda t: np.array(t, dtype=object),
+    "<U array": np.array,
+    "StringDType array": lambda t: np.array(t, dtype=np.dtypes.StringDType()),
+    "column": lambda t: np.array(t, dtype=object)[:, None],
+    "list of np.str_": lambda t: list(np.array(t)),
+    "Series": pd.Series,
+    "object Series": lambda t: pd.Series(t, dtype=object),
+    "category Series": lambda t: pd.Series(t, dtype="category"),
+    "shuffled Series": lambda t: pd.Series(t[::-1]).iloc[::-1],
+    "DataFrame": lambda t: pd.DataFrame({"text": t}),
+    "Index": pd.Index,
+}
+PAIR_CONTAINERS: dict[str, Callable[[list[tuple[str, str]]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "object array": lambda p: np.array(p, dtype=object),
+    "<U array": np.array,
+    "DataFrame": lambda p: pd.DataFrame(p, columns=["a", "b"]),
+    "Series": pd.Series,
+    "object DataFrame": lambda p: pd.DataFrame(p, dtype=object),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_texts_in_any_container(model: str, container: str) -> None:
+    texts = [*TEXTS, "", "café 😀", TEXTS[0]]
+    assert as_inputs(CONTAINERS[container](texts)) == texts
+    vectors = TextEncoder(model).fit_transform(CONTAINERS[container](texts))
+    np.testing.assert_array_equal(vectors, features(model, texts))
+
+
+@pytest.mark.parametrize("container", PAIR_CONTAINERS)
+def test_pairs_in_any_container(model: str, container: str) -> None:
+    assert as_inputs(PAIR_CONTAINERS[container](PAIRS)) == PAIRS
+    vectors = TextEncoder(model).fit_transform(PAIR_CONTAINERS[container](PAIRS))
+    np.testing.assert_array_equal(vectors, features(model, PAIRS))
+
+
+BAD_INPUTS: dict[str, tuple[Any, str]] = {
+    "None": (["a", None], "row 2 of X is of type NoneType"),
+    "NaN": (["a", "b", float("nan")], "row 3 of X is of type float"),
+    "NaN in an array": (np.array(["a", np.nan], dtype=object), "row 2 of X is of type float"),
+    "int": ([1, "a"], "row 1 of X is of type int"),
+    "ints": (np.arange(3), "row 1 of X is of type int"),
+    "bytes": (["a", b"b"], "row 2 of X is of type bytes"),
+    "array of bytes": (np.array([b"a"]), "row 1 of X is of type bytes"),
+    "NA": (pd.Series(["a", pd.NA], dtype=object), "row 2 of X is of type NAType"),
+    "missing": (pd.Series(["a", None, "b"]), "row 2 of X is of type float"),
+    "missing string": (pd.Series(["a", pd.NA], dtype="string"), "row 2 of X is of type NAType"),
+    "a text alone": ("a film", "X is a str"),
+    "bytes alone": (b"a film", "X is a bytes"),
+    "nothing": (None, "X is a NoneType"),
+    "an iterator": (iter(["a"]), "X is a list_iterator"),
+    "a mapping": ({"text": ["a"]}, "X is a dict"),
+    "a set": ({"a", "b"}, "X is a set"),
+    "a scalar array": (np.array("a"), r"X has the shape \(\)"),
+    "three columns": (pd.DataFrame([["a", "b", "c"]]), r"X has the shape \(1, 3\)"),
+    "three dimensions": (np.array([[["a"]]]), r"X has the shape \(1, 1, 1\)"),
+    "lists of words": ([["a", "film"], ["b"]], "row 1 of X is of type list"),
+    "a triple": ([("a", "b"), ("a", "b", "c")], "row 2 of X is of type tuple"),
+    "a text among pairs": ([("a", "b"), "ab"], "row 2 of X is of type str, not a pair"),
+    "a pair among texts": (["ab", ("a", "b")], "row 2 of X is of type tuple, not a text"),
+    "None in a pair": ([("a", "b"), ("a", None)], "row 2 of X is of type NoneType"),
+    "NaN in a column": (pd.DataFrame({"a": ["x", "y"], "b": ["z", None]}), "row 2 of X is of type float"),
+    "a lone surrogate": (["a", "\ud800"], "row 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_named_by_its_row(model: str, case: str, encoded: list[int]) -> None:
+    X, said = BAD_INPUTS[case]
+    encoder = TextEncoder(model)
+    with pytest.raises(DataError, match=said):
+        encoder.fit_transform(X)
+    with pytest.raises(DataError, match=said):
+        encoder.fit(TEXTS).transform(X)
+    with pytest.raises(DataError, match=said):
+        fitted(model).predict(X)
+    assert encoded == [len(TEXTS)]  # the classifier's own
+
+
+@pytest.mark.parametrize(
+    "empty", [[], (), np.array([]), pd.Series([], dtype=object), pd.DataFrame({"a": [], "b": []})]
+)
+def test_no_rows_give_no_vectors(model: str, empty: Any, encoded: list[int]) -> None:
+    for seen, width in ((TEXTS, 32), (PAIRS, 128)):
+        encoder = TextEncoder(model, pairs="bi").fit(seen)
+        vectors = encoder.transform(empty)
+        assert (vectors.shape, vectors.dtype) == ((0, width), np.float32)
+        assert encoder.extraction_.rows == encoder.extraction_.unique == 0
+    assert TextEncoder(model).fit_transform(empty).shape == (0, 32)
+    assert not encoded
+
+
+def test_texts_for_pairs_and_pairs_for_texts_are_refused(model: str, encoded: list[int]) -> None:
+    with pytest.raises(DataError, match="X holds pairs, but this encoder was fitted on texts"):
+        TextEncoder(model).fit(TEXTS).transform(PAIRS)
+    with pytest.raises(DataError, match="X holds texts, but this encoder was fitted on pairs"):
+        TextEncoder(model).fit(PAIRS).transform(TEXTS)
+    assert not encoded
+
+
+def test_not_fitted() -> None:
+    with pytest.raises(NotFittedError):
+        TextEncoder().transform(TEXTS)
+    with pytest.raises(NotFittedError):
+        TextEncoder().get_feature_names_out()
+    for method in ("predict", "predict_proba", "decision_function"):
+        with pytest.raises(NotFittedError):
+            getattr(EmbeddingClassifier(), method)(TEXTS)
+    with pytest.raises(NotFittedError):
+        EmbeddingClassifier().save("somewhere")
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.sampled_from(TEXTS) | st.text(max_size=8), max_size=12))
+def test_a_row_s_vector_follows_from_its_text_alone(model: str, texts: list[str]) -> None:
+    encoder = TextEncoder(model).fit([])
+    try:
+        vectors = encoder.transform(texts)
+    except DataError:
+        assert any("\ud800" <= character <= "\udfff" for text in texts for character in text)
+        return
+    for vector, text in zip(vectors, texts, strict=True):
+        np.testing.assert_array_equal(vector, encoder.transform([text])[0])  # from the store: bit for bit
+    assert encoder.extraction_.computed == 0
