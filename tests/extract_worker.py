@@ -73,21 +73,17 @@ def texts_of(start: int, stop: int) -> list[str]:
 
 
 def settings_of(args: argparse.Namespace) -> EncoderSettings:
-    return EncoderSettings(str(args.model), batch_tokens=args.batch_tokens)
+    return EncoderSettings(str(args.model), batch_tokens=args.batch_tokens, threads=args.threads)
 
 
 def extract(args: argparse.Namespace) -> Extraction:
-    """Extract in chunks, and print when each is done."""
+    """Extract in chunks."""
     store = FeatureStore(args.root, flush_rows=args.flush)
     encoder = None if args.real else FakeEncoder(args.width, args.delay)
     extractor = FeatureExtractor(settings_of(args), store=store, keep_going=False, encoder=encoder)
     total = Extraction()
     for start in range(args.start, args.stop, args.chunk):
-        done = extractor.transform(texts_of(start, min(args.stop, start + args.chunk)))
-        total += done.extraction
-        if args.chatty:
-            sys.stdout.write("chunk\n")
-            sys.stdout.flush()
+        total += extractor.transform(texts_of(start, min(args.stop, start + args.chunk))).extraction
     return total
 
 
@@ -161,8 +157,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--file-limit", type=int, default=0)
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--real", action="store_true")
-    parser.add_argument("--chatty", action="store_true")
     args = parser.parse_args()
     if args.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (args.file_limit, args.file_limit))

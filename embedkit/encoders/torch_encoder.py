@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -213,7 +214,7 @@ class TorchEncoder:
 @contextlib.contextmanager
 def _threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
-    if threads is None or threads == before:
+    if threads is None or threads == before or _forked:
         yield
         return
     torch.set_num_threads(threads)
@@ -221,6 +222,20 @@ def _threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    """Stay on one thread in a forked process: OpenMP would wait for ever for those that the fork left behind."""
+    global _forked, _opening
+    _forked, _opening = True, threading.Lock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 # ------------------------------------------------------------------------------------------------ loading
