@@ -16,9 +16,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,10 +78,60 @@ def staged(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _move_into_place(stage, target)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
-        for parent in reversed(made):
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        _remove_empty(made)
         raise
+
+
+@contextlib.contextmanager
+def staged_file(target: Path, *, check: Callable[[], None]) -> Iterator[IO[bytes]]:
+    """Write one file beside its place and move it there whole.
+
+    Parameters
+    ----------
+    target : Path
+        Absolute; replaced if it is there. Missing parents are made.
+    check : callable
+        Raises if `target` may not be replaced; asked again when the file is complete.
+
+    Yields
+    ------
+    file
+        Open for writing bytes. Leaving the block by an exception, also by Ctrl-C, removes it.
+
+    Raises
+    ------
+    OSError
+        If the file system refuses.
+    """
+    made: list[Path] = []
+    part = _hidden_sibling(target, "part")
+    try:
+        _make_parents(target.parent, made)
+        with _open_new(part) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        check()
+        part.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        _remove_empty(made)
+        raise
+    _sync(target.parent)
+
+
+@contextlib.contextmanager
+def _open_new(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file; an error of the block is not covered by one that closing meets (a full disk)."""
+    file = path.open("xb")
+    try:
+        yield file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise
+    file.close()
 
 
 def check_replaceable(target: Path, overwrite: bool) -> None:
@@ -127,6 +177,13 @@ def _make_parents(parent: Path, made: list[Path]) -> None:
     for path in reversed([path for path in (parent, *parent.parents) if not path.exists()]):
         path.mkdir(exist_ok=True)
         made.append(path)
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Remove the folders of `_make_parents` that nobody else has used meanwhile."""
+    for parent in reversed(made):
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def _hidden_sibling(target: Path, suffix: str) -> Path:
