@@ -136,7 +136,8 @@ def test_pairs_are_in_input_order_and_computed_once(model: Path, tmp_path: Path,
         assert done.unique == done.computed == len({text for pair in inputs for text in pair})
         assert done.empty == sum("" in pair for pair in inputs)
     assert (done.rows, done.truncated) == (44, 2)
-    assert sum(bench.progress) == 44
+    assert sum(bench.progress) == 44 * bench.extractor.texts_per_row("pair")
+    assert 0 not in bench.progress
     again, hit = Bench(model, tmp_path, pairs=pairs)(inputs)
     assert_equal(again, vectors)
     assert (hit.computed, hit.rows, hit.truncated, hit.empty) == (0, 44, 2, done.empty)
@@ -208,6 +209,20 @@ def test_extractions_of_a_stream_add_up(model: Path, tmp_path: Path) -> None:
     assert sum(bench.progress) == total.rows
     assert total.tokens == sum(len(bench.extractor.tokenizer.encode([t]).ids) for t in {*POOL[:8], ""})
     assert total.seconds >= total.load_seconds + total.encode_seconds + total.store_seconds > 0
+
+
+def test_what_was_lost_on_the_way_is_said(model: Path) -> None:
+    extractor = Bench(model, max_length=9).extractor
+    assert extractor.remarks(Extraction(rows=3)) == []
+    done = Extraction(rows=4000, truncated=1200, empty=1)
+    assert extractor.remarks(done) == [
+        "1,200 of 4,000 inputs have more than 9 tokens and lost their end; see --max-length and --long mean",
+        "1 of 4,000 inputs hold nothing that the tokenizer knows",
+    ]
+    assert "lost their start" in Bench(model, side="left").extractor.remarks(done)[0]
+    assert [extractor.texts_per_row(kind) for kind in ("text", "pair")] == [1, 1]
+    apart = Bench(model, pairs="bi").extractor
+    assert [apart.texts_per_row(kind) for kind in ("text", "pair")] == [1, 2]
 
 
 def test_no_rows_are_no_work(model: Path, tmp_path: Path) -> None:

@@ -219,28 +219,24 @@ class FeatureExtractor:
             check_texts(inputs, numbers)
         if n and isinstance(inputs[0], tuple) and self.recipe.pairs == "bi":
             texts = [part for parts in zip(*inputs, strict=True) for part in parts]  # all firsts, all seconds
-            run = self._distinct(texts, np.tile(numbers, 2), n)
+            run = self._distinct(texts, np.tile(numbers, 2))
             vectors = pair_features(run.vectors[:n], run.vectors[n:])
             done = run.extraction
             done.truncated = int((run.truncated[:n] | run.truncated[n:]).sum())
             done.empty = int((run.empty[:n] | run.empty[n:]).sum())
         else:
-            run = self._distinct(inputs, numbers, n)
+            run = self._distinct(inputs, numbers)
             vectors, done = run.vectors, run.extraction
             done.truncated, done.empty = int(run.truncated.sum()), int(run.empty.sum())
         done.rows = n
         done.seconds = time.perf_counter() - start
         return Features(vectors, done)
 
-    def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64], counted: int) -> _Run:
-        """Look distinct texts up, compute what is missing, and lay them out in input order.
-
-        Progress is told of the first `counted` texts, so that it adds up to rows where each has two texts.
-        """
+    def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> _Run:
+        """Look distinct texts up, compute what is missing, and lay them out in input order."""
         keys = _keys(texts, rows)
         first, which = distinct(keys)
-        repeats = np.bincount(which[:counted], minlength=len(first))
-        job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], repeats)
+        job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], np.bincount(which))
         job.fill()
         vectors = self.recipe.compose(job.vectors) if len(texts) else np.empty((0, self._width()), np.float32)
         repeated = len(first) < len(texts)  # else `which` is 0, 1, 2, ... and nothing needs to be moved
@@ -326,6 +322,7 @@ def _made_tokenizer(
 
     Where there is no store, or none that can be written, it lies in a folder that goes with `temporary`.
     """
+    _require_torch(f"making a tokenizer.json of {folder.path}")
     small = [p for p in sorted(folder.path.iterdir()) if p.is_file() and p not in folder.weights]
     about = [f"{p.name}={digests.sha256(p)}" for p in small if p.suffix in (".json", ".txt", ".model")]
     about += [f"{name}={version(name)}" for name in ("transformers", "tokenizers")]
@@ -333,7 +330,6 @@ def _made_tokenizer(
     kept = None if store is None else store.root / "tokenizers"
     if kept is not None and check_folder(kept) and (kept / name).exists():
         return kept / name
-    _require_torch(f"making a tokenizer.json of {folder.path}")
     from embedkit.encoders.torch_encoder import build_tokenizer
 
     made = build_tokenizer(folder.path).encode()

@@ -128,7 +128,8 @@ class TorchEncoder:
         views : sequence of View
             V pooled layers.
         threads : int, optional
-            Threads of a forward pass on the CPU; torch's setting is put back afterwards.
+            Threads of a forward pass on the CPU; torch's setting is put back afterwards. A forked process has
+            one.
 
         Yields
         ------
