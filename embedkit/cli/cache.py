@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from embedkit.errors import StoreError, UsageError, require
 if TYPE_CHECKING:
     from embedkit.store import CareReport, FeatureStore
 
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -123,11 +125,10 @@ def _number(text: str, units: dict[str, int], flag: str) -> float:
     """Read a number with a unit."""
     digits = text.rstrip("".join(units))
     unit = text[len(digits) :]
-    try:
+    if unit in units and _NUMBER.fullmatch(digits):
         return float(digits) * units[unit]
-    except (ValueError, KeyError):
-        allowed = ", ".join(f"1{unit}" for unit in units)
-        raise UsageError(f"{flag} is {text!r}; write it as {allowed}") from None
+    allowed = ", ".join(f"1{unit}" for unit in units)
+    raise UsageError(f"{flag} is {text!r}; write it as {allowed}")
 
 
 def _size(count: float) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from embedkit.evaluation.frozen import FrozenRun
 
 _NAME = "BBC News"
+_OUTPUT = "artifacts/demo"
 _TEXTS = (
     "The striker scored twice in the second half and sent his team into the cup final.",
     "The central bank raised interest rates again as inflation stayed above its target.",
@@ -41,7 +42,7 @@ def add(subparsers: options.Subparsers) -> None:
     parser = options.command(
         subparsers, "demo", run, "train, judge and use a classifier of BBC news articles; needs no hub"
     )
-    parser.add_argument("-o", "--output", metavar="PATH", default="artifacts/demo", help="default: artifacts/demo")
+    options.add_output(parser, f"folder of the trained classifier (default {_OUTPUT})")
     options.add_seed(parser)
     options.add_compute(parser)
     options.add_store(parser)
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from embedkit.heads import HeadSpec
 
     say(args, "2,225 BBC News articles of 5 topics; all-MiniLM-L6-v2 (22.7 million parameters), frozen")
-    with staged(Path(args.output), overwrite=True) as stage:
+    output = args.output or _OUTPUT
+    with staged(Path(output), overwrite=args.overwrite or args.output is None) as stage:
         splits = _splits(args.seed)
         tell_notes(args, check_training(splits))
         trained = fit_head.train(args, splits, _extractor(args), HeadSpec(seed=args.seed))
@@ -64,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
         write_run(stage, trained, {"data": _NAME, "model": "minilm", "seed": args.seed})
     predicted = _predict(trained)
     if args.json:
-        emit({**fit_head.facts(trained, args.output), "predictions": predicted})
+        emit({**fit_head.facts(trained, output), "predictions": predicted})
         return 0
-    fit_head.report(args, trained, args.output)
+    fit_head.report(args, trained, output)
     rows = [(answer["label"], f"{answer['score']:.2f}", answer["text"]) for answer in predicted]
     show("\n" + table([("predicted", "score", "text"), *rows], left=frozenset({0, 2})))
     done, seconds = trained.extraction, trained.seconds["total"]
-    say(args, _NEXT.format(output=args.output, computed=done.computed, hits=done.hits, seconds=seconds))
+    say(args, _NEXT.format(output=output, computed=done.computed, hits=done.hits, seconds=seconds))
     return 0
 
 
@@ -82,7 +84,7 @@ def _extractor(args: argparse.Namespace) -> FeatureExtractor:
         "minilm",
         device=args.device,
         threads=args.threads,
-        batch_tokens=args.batch_tokens or EncoderSettings.batch_tokens,
+        batch_tokens=EncoderSettings.batch_tokens if args.batch_tokens is None else args.batch_tokens,
     )
     store = open_store(False if args.no_store else args.store, args.store_dtype)
     return FeatureExtractor(settings, store=store, dtype=args.store_dtype)

@@ -26,16 +26,17 @@ def run(args: argparse.Namespace) -> int:
     """Predict a labelled split and judge it."""
     from embedkit.artifact import check_replaceable, staged
     from embedkit.encoders import require_texts
-    from embedkit.evaluation.frozen import judged, split_to_judge, write_judged
+    from embedkit.evaluation.frozen import check_positive, judged, split_to_judge, write_judged
     from embedkit.evaluation.report import classification_text, write_metrics
 
     start = time.perf_counter()
     if args.output:
         check_replaceable(Path(args.output), args.overwrite)
-    classifier = options.classifier_of(args)
     dataset = options.dataset_of(args, labels="required")
     require_texts(dataset.kind)
+    classifier = options.classifier_of(args)
     split = split_to_judge(dataset, args.split, classifier.about)
+    check_positive(args.positive_label, classifier.codec, split.labels)
     tell_notes(args, dataset.notes)
     rows = len(split) * classifier.extractor.texts_per_row(dataset.kind)
     with progress(args, rows, "extract") as classifier.extractor.progress:

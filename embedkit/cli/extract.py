@@ -41,7 +41,12 @@ def run(args: argparse.Namespace) -> int:
     extractor = options.extractor_of(args, keep_going=False)
     say(args, f"{settings.model}: pooling {'+'.join(extractor.recipe.poolings)}, "
         f"at most {extractor.recipe.max_length} tokens a text")  # fmt: skip
-    total = _stream(args, dataset, tallies, extractor)
+    try:
+        total = _stream(args, dataset, tallies, extractor)
+    except KeyboardInterrupt:
+        if extractor.keeping:
+            say(args, "what was computed is saved; run the same command again for the rest")
+        raise
     facts = _facts(total, extractor, "pair" if dataset.kind == "pair" else "text")
     tell_notes(args, extractor.remarks(total), told)
     if args.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,8 @@ def report(args: argparse.Namespace, trained: FrozenRun, output: str) -> None:
     else:
         source = f"{entry.split.source} ({entry.split.name})"
         show(classification_text(entry.judgement.metrics, entry.judgement.names, source))
-    say(args, f'saved in {output}; try: embedkit predict {output} "some text"')
+    texts = '"a text" "its partner"' if trained.classifier.kind == "pair" else '"some text"'
+    say(args, f"saved in {output}; try: embedkit predict {shlex.quote(output)} {texts}")
 
 
 def facts(trained: FrozenRun, output: str) -> dict[str, Any]:

@@ -99,5 +99,9 @@ def _examples(examples: list[dict[str, Any]]) -> str:
     rows: list[list[object]] = [["split", "row", "label", "text"]]
     for example in examples:
         text = example["text"] + (f" | {example['pair']}" if "pair" in example else "")
-        rows.append([example["split"], example["row"], example["label"], text])
+        rows.append([example["split"], example["row"], _label(example["label"]), text])
     return table(rows, left=frozenset({0, 2, 3}))
+
+
+def _label(label: object) -> object:
+    return "-" if label is None else ", ".join(label) if isinstance(label, list) else label

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from embedkit import __version__
 from embedkit.cli import cache, demo, evaluate, extract, fit_head, inspect, predict
-from embedkit.cli.output import escaped, listen
+from embedkit.cli.options import Parser
+from embedkit.cli.output import escaped, listening
 from embedkit.errors import EmbedkitError
 
 _COMMANDS = (inspect, extract, fit_head, evaluate, predict, cache, demo)
 _IO, _INTERRUPTED, _PIPE = 74, 130, 141
+_LAYERS = re.compile(r"-\d+(,-?\d+)+")
 _EPILOG = """\
 DATA is a folder with split files (train; validation, valid, val or dev; test), one file (20 % is then held out
 as test), or hf:name[/config]. Formats: csv, tsv, jsonl, parquet, arrow, CoNLL columns.
@@ -27,7 +31,7 @@ exit codes: 0 done; 1 done, but a gate was missed; 2 usage; 65 bad data, model o
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="embedkit",
         description="Good text classifiers that run fast on a CPU.",
         epilog=_EPILOG,
@@ -54,12 +58,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     # Set before the hub's library is imported: it draws bars of its own.
     if args.quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    signal.signal(signal.SIGTERM, _interrupt)
-    listen()
+    with listening(), _terminable():
+        return _run(args)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Write ``--layers -1,-2`` with an equals sign: argparse takes the value for a flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--layers" and _LAYERS.fullmatch(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         code: int = args.run(args)
         sys.stdout.flush()
@@ -80,8 +98,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(args: argparse.Namespace, message: str, code: int) -> int:
     if args.debug:
         traceback.print_exc()
-    print(f"embedkit: error: {escaped(message)}", file=sys.stderr)
+    # The list of a file's columns is the one message of several lines.
+    print(f"embedkit: error: {escaped(message, keep=chr(10))}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from embedkit.cli.output import escaped
 
 if TYPE_CHECKING:
     from embedkit.data import Dataset
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
 Subparsers = Any  # argparse has no public name for it
 Command = Callable[[argparse.Namespace], int]
 DEFAULT_MODEL = "minilm"
+_SEEDS = 2**32  # as many as NumPy's legacy generator takes, on which scikit-learn stands
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without listing every flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {escaped(message)}; see {self.prog} --help\n")
 
 
 def command(subparsers: Subparsers, name: str, run: Command, what: str) -> argparse.ArgumentParser:
@@ -109,7 +120,13 @@ def add_head(parser: argparse.ArgumentParser) -> None:
 
 def add_seed(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
     """Add the seed."""
-    group.add_argument("--seed", type=int, default=42, help="of samples, splits and heads (default 42)")
+    group.add_argument("--seed", type=_seed, default=42, help="of samples, splits and heads (default 42)")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= _SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {_SEEDS - 1}")
+    return int(text)
 
 
 def add_output(parser: argparse.ArgumentParser, what: str, *, required: bool = False) -> None:

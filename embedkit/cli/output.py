@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-JSON_LINE = {"ensure_ascii": False, "allow_nan": False}
 
-
-def escaped(text: str) -> str:
+def escaped(text: str, keep: str = "") -> str:
     """Return text that cannot steer a terminal: control, bidi and invisible characters are escaped."""
-    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(args: argparse.Namespace, text: str = "") -> None:
     """Tell the user something on stderr, unless told to be quiet."""
     if not args.quiet:
-        print(escaped(text), file=sys.stderr)
+        print(escaped(text, keep="\n"), file=sys.stderr)
 
 
 def warn(text: str) -> None:
@@ -32,20 +32,34 @@ def warn(text: str) -> None:
 
 def show(text: str) -> None:
     """Print a result for people on stdout."""
-    print(escaped(text))
+    encoding = sys.stdout.encoding or "utf-8"
+    print(escaped(text, keep="\n").encode(encoding, "backslashreplace").decode(encoding))
 
 
 def emit(value: Mapping[str, Any]) -> None:
-    """Print a result for programs: one JSON object on one line of stdout."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Print a result for programs: one JSON object on one line of stdout.
+
+    What could steer a terminal or ends a line for some readers (U+2028) is escaped; where stdout is not Unicode,
+    all that is not ASCII.
+    """
+    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    line = json.dumps(value, ensure_ascii=not unicode, allow_nan=False)
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+    print(line)
 
 
-def listen() -> None:
+@contextmanager
+def listening() -> Iterator[None]:
     """Print what the rooms log, from warnings up, on stderr."""
-    log = logging.getLogger("embedkit")
-    if not any(isinstance(handler, _ToStderr) for handler in log.handlers):
-        log.addHandler(_ToStderr(logging.WARNING))
-        log.propagate = False
+    log, handler = logging.getLogger("embedkit"), _ToStderr(logging.WARNING)
+    propagated, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagated
 
 
 class _ToStderr(logging.Handler):
@@ -66,7 +80,7 @@ def tell_notes(args: argparse.Namespace, notes: Iterable[str], told: set[str] | 
 
 def table(rows: Sequence[Sequence[object]], *, left: frozenset[int] = frozenset({0})) -> str:
     """Return aligned lines; columns in `left` stand to the left, the others to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[escaped(str(cell)) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     lines = []
     for row in cells:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import codecs
+import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit.cli import options
-from embedkit.cli.output import emit
-from embedkit.errors import UsageError
+from embedkit.cli.output import emit, tell_notes
+from embedkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from embedkit.data import Dataset
+    from embedkit.encoders import Extraction
     from embedkit.estimators.frozen import FrozenClassifier
 
-_LINES = 256  # of stdin: few, so that an answer is not long in coming
+_BYTES = 1 << 16  # of stdin at once; fewer where fewer are there, so that no answer waits for the next text
 
 
 class _Chunk(NamedTuple):
@@ -42,7 +46,7 @@ def add(subparsers: options.Subparsers) -> None:
     )
     for role in ("text", "pair"):
         parser.add_argument(f"--{role}-column", metavar="NAME", help=f"column of the {role}")
-    parser.add_argument("--encoding", default="utf-8", help="of --input (default utf-8)")
+    parser.add_argument("--encoding", default="utf-8", help="of --input or stdin (default utf-8)")
     parser.add_argument("--missing-text", default="error", choices=("error", "empty", "drop"))
     parser.add_argument("--bad-unicode", default="error", choices=("error", "replace"))
     options.add_artifact_encoder(parser)
@@ -53,21 +57,33 @@ def run(args: argparse.Namespace) -> int:
     """Predict chunk by chunk."""
     if bool(args.texts) == bool(args.input):
         raise UsageError("give texts, or --input FILE, and not both; - reads lines of stdin")
+    from embedkit.encoders import Extraction
+
     classifier = options.classifier_of(args)
     pairs = classifier.kind == "pair"
+    notes: list[str] = []
     if args.input == "-" or args.texts == ["-"]:
-        chunks = _stdin(pairs)
+        chunks = _stdin(args, pairs)
     elif args.input:
-        chunks = _file(args, pairs)
+        chunks = _file(args, pairs, notes)
     else:
         chunks = iter([_Chunk(_pairs(args.texts) if pairs else args.texts, None, {})])
+    total = Extraction()
     for chunk in chunks:
-        _answer(classifier, chunk)
+        _count(total, _answer(classifier, chunk))
         sys.stdout.flush()
+    tell_notes(args, [*notes, *classifier.extractor.remarks(total)])
     return 0
 
 
-def _answer(classifier: FrozenClassifier, chunk: _Chunk) -> None:
+def _count(total: Extraction, done: Extraction) -> None:
+    """Add up what `remarks` tells; not the keys of the texts, which would fill the memory of an endless stream."""
+    total.rows += done.rows
+    total.truncated += done.truncated
+    total.empty += done.empty
+
+
+def _answer(classifier: FrozenClassifier, chunk: _Chunk) -> Extraction:
     predictions = classifier.predict(chunk.inputs, rows=chunk.rows)
     names = classifier.codec.names
     for place, (code, scores) in enumerate(
@@ -75,8 +91,19 @@ def _answer(classifier: FrozenClassifier, chunk: _Chunk) -> None:
     ):
         kept = {name: _plain(values[place]) for name, values in chunk.columns.items()}
         answer = {"label": names[code], "score": scores[code], "scores": dict(zip(names, scores, strict=True))}
-        clash = {f"input_{name}": kept.pop(name) for name in list(kept) if name in answer}
-        emit({**kept, **clash, **answer})
+        emit({**_renamed(kept, answer), **answer})
+    return predictions.extraction
+
+
+def _renamed(kept: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Put ``input_`` before columns that are named like a field of the answer, until the name is free."""
+    renamed = {}
+    for name, value in kept.items():
+        free = name
+        while free in answer or (free != name and free in kept):
+            free = f"input_{free}"
+        renamed[free] = value
+    return renamed
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
@@ -87,6 +114,8 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
     return str(value)
 
 
@@ -96,37 +125,57 @@ def _pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _stdin(pairs: bool) -> Iterator[_Chunk]:
+def _stdin(args: argparse.Namespace, pairs: bool) -> Iterator[_Chunk]:
     """Read one text a line; for pairs two, separated by a tab."""
     import numpy as np
 
-    lines = (line.rstrip("\r\n") for line in sys.stdin)
-    for number in itertools.count(0, _LINES):
-        texts: list[Any] = list(itertools.islice(lines, _LINES))
-        if not texts:
-            return
-        if pairs:
-            texts = [tuple(text.split("\t")) for text in texts]
-            wrong = [i for i, pair in enumerate(texts, start=number + 1) if len(pair) != 2]
-            if wrong:
-                raise UsageError(f"line {wrong[0]} of stdin is no pair: two texts are separated by one tab")
-        yield _Chunk(texts, np.arange(number + 1, number + 1 + len(texts)), {})
+    first = 1
+    for lines in _lines(args):
+        rows = np.arange(first, first + len(lines))
+        yield _Chunk([_pair(line, first + i) for i, line in enumerate(lines)] if pairs else lines, rows, {})
+        first += len(lines)
 
 
-def _file(args: argparse.Namespace, pairs: bool) -> Iterator[_Chunk]:
-    from embedkit.data import Columns, open_dataset
-    from embedkit.errors import DataError
+def _lines(args: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the lines of stdin as they come, those that are there at once together."""
+    from embedkit.data.tables import checked_encoding
 
-    dataset = open_dataset(
-        args.input,
-        columns=Columns(text=args.text_column, pair=args.pair_column),
-        encoding=args.encoding,
-        missing_text=args.missing_text,
-        bad_unicode=args.bad_unicode,
-        labels="none",
+    encoding = checked_encoding(args.encoding)
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)(
+        "replace" if args.bad_unicode == "replace" else "strict"
     )
+    stream: io.BufferedReader = sys.stdin.buffer  # type: ignore[assignment]  # what it is where stdin is a file
+    count, rest, data = 0, "", b"more"
+    while data:
+        data = stream.read1(_BYTES)
+        try:
+            *lines, rest = (rest + decoder.decode(data, final=not data)).split("\n")
+        except UnicodeDecodeError as error:
+            row = count + 1 + str(error.object[: error.start], encoding, "replace").count("\n")
+            raise DataError(
+                f"line {row} of stdin is not {encoding}; say --encoding, or --bad-unicode replace"
+            ) from None
+        if not data and rest:
+            lines.append(rest)
+        count += len(lines)
+        if lines:
+            yield [line.removesuffix("\r") for line in lines]
+
+
+def _pair(line: str, row: int) -> tuple[str, str]:
+    first, tab, second = line.partition("\t")
+    if not tab or "\t" in second:
+        raise UsageError(f"line {row} of stdin is no pair: two texts are separated by one tab")
+    return first, second
+
+
+def _file(args: argparse.Namespace, pairs: bool, notes: list[str]) -> Iterator[_Chunk]:
+    """Read a file chunk by chunk; `notes` are complete at its end."""
+    if _has_no_rows(args):
+        return
+    dataset = _dataset(args)
     if len(dataset.sources) > 1:
-        raise UsageError(f"{args.input} is a folder of splits; give one file")
+        raise UsageError(f"{args.input} has several splits; give one file")
     (source,) = dataset.sources.values()
     if (dataset.kind == "pair") != pairs:
         wanted = "pairs of texts" if pairs else "texts"
@@ -134,3 +183,29 @@ def _file(args: argparse.Namespace, pairs: bool) -> Iterator[_Chunk]:
                         "name the columns with --text-column and --pair-column")  # fmt: skip
     for chunk in source.chunks():
         yield _Chunk(chunk.inputs, chunk.rows, chunk.columns)
+    notes.extend(dataset.notes)
+
+
+def _has_no_rows(args: argparse.Namespace) -> bool:
+    """Whether there is a file with a header alone, for which there is nothing to answer."""
+    from embedkit.data.dataset import open_table
+    from embedkit.data.tables import checked_encoding
+
+    path = Path(args.input).expanduser()
+    if not path.is_file():
+        return False
+    table = open_table(path, encoding=checked_encoding(args.encoding), bad_unicode=args.bad_unicode)
+    return next(table.batches(1), None) is None
+
+
+def _dataset(args: argparse.Namespace) -> Dataset:
+    from embedkit.data import Columns, open_dataset
+
+    return open_dataset(
+        args.input,
+        columns=Columns(text=args.text_column, pair=args.pair_column),
+        encoding=args.encoding,
+        missing_text=args.missing_text,
+        bad_unicode=args.bad_unicode,
+        labels="none",
+    )

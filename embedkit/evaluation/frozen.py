@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from embedkit.data import SPLITS, Dataset, LabelCodec, Split, check_splits, require_classes
+from embedkit.data.text import name_of, names_of
 from embedkit.encoders import Extraction, FeatureExtractor, Features, require_texts
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.frozen import FrozenClassifier, Predictions, exact_settings
@@ -107,8 +108,7 @@ def train_frozen(
     start = time.perf_counter()
     train = splits[TRAIN]
     codec = LabelCodec.fit(train.labels or [], declared)
-    if positive is not None and positive not in codec.names:
-        raise UsageError(f"positive label {positive!r} is none of {', '.join(codec.names)}")
+    check_positive(positive, codec)
     features = {name: _features(extractor, split) for name, split in splits.items() if split.labels is not None}
     total = Extraction()
     for part in features.values():
@@ -140,6 +140,13 @@ def train_frozen(
         "total": time.perf_counter() - start,
     }
     return run
+
+
+def check_positive(positive: str | None, codec: LabelCodec, labels: Sequence[Any] | None = None) -> None:
+    """Raise `UsageError` unless the positive label, as printed, is one of training or of the judged rows."""
+    names = codec.names if positive is None else codec.extended(labels or []).names
+    if positive is not None and positive not in names:
+        raise UsageError(f"positive label {name_of(positive)} is none of {names_of(names)}")
 
 
 def _features(extractor: FeatureExtractor, split: Split) -> Features:
@@ -245,9 +252,14 @@ def split_to_judge(dataset: Dataset, wanted: str | None, about: Mapping[str, Any
 
 def _of_file(dataset: Dataset, wanted: str | None, about: Mapping[str, Any]) -> Split:
     parts = replace(dataset, notes=[])
-    splits = parts.splits(seed=int(about.get("seed", 42)), columns=False)
     trained = about.get("data", {}).get(TRAIN, {}).get("fingerprint")
-    if wanted is None and splits[TRAIN].fingerprint() != trained:
+    try:
+        splits = parts.splits(seed=int(about.get("seed", 42)), columns=False)
+    except DataError:  # too few rows to hold some out, so none were; or a row is wrong, and is said to be below
+        if wanted is not None:
+            raise
+        splits = {}
+    if wanted is None and (not splits or splits[TRAIN].fingerprint() != trained):
         (name,) = dataset.sources
         whole = dataset.split(name, columns=False)
         dataset.notes.append(f"{whole.source}: all {len(whole):,} rows are judged")
