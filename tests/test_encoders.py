@@ -23,7 +23,7 @@ from embedkit.encoders import EncoderSettings, FeatureExtractor, torch_encoder
 from embedkit.encoders.torch_encoder import TorchEncoder, check_precision, resolve_device
 from embedkit.errors import ModelError, UsageError
 from embedkit.hub import resolve_model
-from embedkit.runtime.tokens import Text
+from embedkit.runtime.tokens import Text, Tokenizer
 from embedkit.store import FeatureStore
 from tests.tiny_models import (
     FAMILIES,
@@ -920,6 +920,7 @@ FILES: dict[str, tuple[Callable[[Path], object], bool]] = {
     "one weight byte": (flip_weight, True),
     "one vocabulary line": (other_word, True),
     "lower case": (write("sentence_bert_config.json", '{"do_lower_case": true}'), True),
+    "the padding token": (lambda f: edit(f / "tokenizer_config.json", pad_token="[MASK]"), True),
     "a setting of the model": (lambda f: edit(f / "config.json", layer_norm_eps=1e-3), True),
     "touched": (lambda f: [os.utime(path, (1, 1)) for path in f.iterdir()], False),
     "the writer's version": (
@@ -942,6 +943,22 @@ def test_files_that_change_a_vector_make_another_space(copied: Path, tmp_path: P
     done = opened.transform(TEXTS).extraction
     assert (opened.space() != first.space()) == changes
     assert done.computed == (len(TEXTS) if changes else 0)
+
+
+def test_a_tokenizer_that_drifts_makes_another_space(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releases of tokenizers give other ids for the same files."""
+    folder, store = folders(make_encoder, "bert"), FeatureStore(tmp_path)
+    before = ids_of(folder, store)
+    monkeypatch.setattr(Tokenizer, "probe", lambda self: "0" * 32)
+    assert all(after != known for after, known in zip(ids_of(folder, store), before, strict=True))
+
+
+def test_each_precision_has_a_space(folders: Folders, tmp_path: Path) -> None:
+    folder, store = folders(make_encoder, "bert"), FeatureStore(tmp_path)
+    precisions = ("float32", "bfloat16", "float16")
+    assert len({ids_of(folder, store, precision=precision)[0] for precision in precisions}) == 3
 
 
 def test_a_copy_under_another_name_is_the_same_space(folders: Folders, copied: Path, tmp_path: Path) -> None:

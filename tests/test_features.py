@@ -123,7 +123,7 @@ def test_vectors_are_in_input_order_and_texts_computed_once(
 
 @pytest.mark.parametrize("pairs", ["cross", "bi"])
 def test_pairs_are_in_input_order_and_computed_once(model: Path, tmp_path: Path, pairs: str) -> None:
-    inputs = [(POOL[i % 5], POOL[i % 7]) for i in range(40)] + [("", ""), ("market " * 80, "the bank")] * 2
+    inputs = [(POOL[i % 5], POOL[i % 7]) for i in range(40)] + [("", ""), ("market " * 80, "bank " * 80)] * 2
     bench = Bench(model, tmp_path, pairs=pairs)
     vectors, done = bench(inputs)
     if pairs == "cross":
@@ -733,7 +733,8 @@ def test_no_text_is_ever_said(
         patch.setattr(os, "write", full)
         Bench(model, tmp_path / "full")(texts)
         fails(Bench(model, tmp_path / "full", keep_going=False), texts)
-    os.truncate(next(tmp_path.glob("v1/*/shards/*")), 9)
+    for path in tmp_path.glob("v1/*/shards/*"):
+        os.truncate(path, 9)
     Bench(model, tmp_path)(texts)
     FeatureExtractor(EncoderSettings(str(model))).transform(texts)
     assert len(said) == 10
