@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from embedkit.cli.output import emit, progress, say, show, table, tell_notes
 if TYPE_CHECKING:
     from embedkit.data import Dataset, Tally
     from embedkit.encoders import Extraction, FeatureExtractor
+    from embedkit.feature_files import ColumnChunk
 
 
 def add(subparsers: options.Subparsers) -> None:
@@ -96,8 +98,15 @@ def _file(
         width=extractor.width("pair" if dataset.kind == "pair" else "text"),
         codec=codec,
         labelled=labelled,
+        columns=_columns(dataset),
         overwrite=args.overwrite,
     )
+
+
+def _columns(dataset: Dataset) -> Iterator[ColumnChunk]:
+    for source in dataset.sources.values():
+        for chunk in source.chunks():
+            yield source.name, chunk.columns, chunk.rows
 
 
 def _facts(total: Extraction, extractor: FeatureExtractor, kind: str) -> dict[str, Any]:

@@ -31,11 +31,13 @@ def add(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, judge, save."""
     from embedkit.artifact import staged
+    from embedkit.encoders import require_texts
     from embedkit.evaluation.frozen import check_training, write_run
 
     spec, settings = options.head_of(args), options.settings_of(args)
     with staged(Path(args.output), overwrite=args.overwrite) as stage:
         dataset = options.dataset_of(args)
+        require_texts(dataset.kind)
         splits = dataset.splits(seed=args.seed, columns=False)
         told: set[str] = set()
         tell_notes(args, [*dataset.notes, *check_training(splits)], told)

@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    args = build_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    args, unknown = build_parser().parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    if unknown:  # said here, by the command whose help lists what there is
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     # Set before the hub's library is imported: it draws bars of its own.
     if args.quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

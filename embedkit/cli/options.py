@@ -23,19 +23,34 @@ _SEEDS = 2**32  # as many as NumPy's legacy generator takes, on which scikit-lea
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without listing every flag."""
+    """Says what is wrong in one line, without listing every flag.
+
+    With `intermixed`, flags may also stand before a last argument that is a list, as in ``DIR --store S TEXT``.
+    """
+
+    intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse has it
+        """Parse, once by the intermixed way if it is asked for."""
+        if not self.intermixed:
+            return super().parse_known_args(args, namespace)
+        self.intermixed = False  # which calls this method again
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.intermixed = True
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
         self.exit(2, f"{self.prog}: error: {escaped(message)}; see {self.prog} --help\n")
 
 
-def command(subparsers: Subparsers, name: str, run: Command, what: str) -> argparse.ArgumentParser:
+def command(subparsers: Subparsers, name: str, run: Command, what: str) -> Parser:
     """Add a command with the flags that all have."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser: Parser = subparsers.add_parser(
         name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
     general = parser.add_argument_group("general")
     general.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     general.add_argument("--quiet", action="store_true", help="say nothing but results, warnings and errors")

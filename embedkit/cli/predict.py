@@ -37,6 +37,7 @@ def add(subparsers: options.Subparsers) -> None:
     parser = options.command(
         subparsers, "predict", run, "print the label of texts, one JSON object a line, in input order"
     )
+    parser.intermixed = True
     parser.add_argument("folder", metavar="DIR", help="a trained classifier")
     parser.add_argument(
         "texts", metavar="TEXT", nargs="*", help="texts; for pairs two each; - reads lines of stdin"

@@ -76,9 +76,13 @@ def check_training(splits: Mapping[str, Split]) -> list[str]:
     if train.labels is None:
         raise DataError(f"{train.source}: training needs labels; name their column with --label-column")
     require_classes(train.labels, train.source)
-    if any(isinstance(label, list) for label in train.labels):
-        raise UsageError(f"{train.source} has several labels a row, which fit-head does not train on")
+    _require_one_label(train)
     return check_splits(splits)
+
+
+def _require_one_label(split: Split) -> None:
+    if any(isinstance(label, list) for label in split.labels or []):
+        raise UsageError(f"{split.source} has several labels a row; this kind of classifier gives one")
 
 
 def train_frozen(
@@ -234,7 +238,7 @@ def split_to_judge(dataset: Dataset, wanted: str | None, about: Mapping[str, Any
     Raises
     ------
     UsageError
-        There is no such split.
+        There is no such split, or its rows have several labels.
     DataError
         It has no labels.
     """
@@ -244,6 +248,7 @@ def split_to_judge(dataset: Dataset, wanted: str | None, about: Mapping[str, Any
         split = dataset.split(wanted or "test", columns=False)
     if split.labels is None:
         raise DataError(f"{split.source}: the split {split.name} has no labels, so nothing can be judged on it")
+    _require_one_label(split)
     trained = about.get("data", {}).get(TRAIN, {}).get("fingerprint")
     if split.fingerprint() == trained:
         dataset.notes.append(f"{split.source}: these are the rows that the classifier was trained on")
