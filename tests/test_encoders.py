@@ -668,6 +668,43 @@ def test_more_tokens_than_positions_are_a_usage_error(folders: Folders, no_torch
     assert extractor(folder).recipe.max_length == 64
 
 
+@pytest.mark.parametrize(
+    ("sentence", "tokenizer", "positions", "expected"),
+    [
+        (None, 20, 64, 20),
+        (None, 512, 64, 64),
+        (None, 10**30, 64, 64),
+        (None, 1e30, 64, 64),
+        (None, None, 64, 64),
+        (None, None, 10**6, 512),
+        (30, 20, 64, 30),
+        (512, 20, 64, 64),
+    ],
+)
+def test_the_default_length_is_never_above_the_positions(
+    copied: Path, no_torch: None, sentence: int | None, tokenizer: float | None, positions: int, expected: int
+) -> None:
+    edit(copied / "tokenizer_config.json", model_max_length=tokenizer)
+    edit(copied / "config.json", max_position_embeddings=positions)
+    (copied / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": sentence}))
+    assert extractor(copied).recipe.max_length == expected
+
+
+@pytest.mark.parametrize("by", ["folder", "setting"])
+def test_the_left_end_may_be_cut_off(copied: Path, by: str) -> None:
+    long = ["people said that " + "market shares and profits " * 20, "boring"]
+    right = features(copied, long, max_length=MAX_LENGTH)
+    edit(copied / "tokenizer_config.json", truncation_side="left")
+    expected = plain(copied, long, layers=[-1], poolings=["cls"])[-1, "cls"]
+    if by == "setting":
+        edit(copied / "tokenizer_config.json", truncation_side="right")
+    how = {"side": "left"} if by == "setting" else {}
+    left = features(copied, long, max_length=MAX_LENGTH, **how)
+    assert_close(left, expected)
+    assert np.abs(left[0] - right[0]).max() > 0.01
+    np.testing.assert_array_equal(features(copied, long, max_length=MAX_LENGTH, side="right"), right)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
 def test_every_position_can_be_used(folders: Folders, family: str) -> None:
     folder, long = folders(make_encoder, family), ["market shares and profits " * 40]
