@@ -23,6 +23,7 @@ import pytest
 
 from embedkit.cli import demo, main
 from embedkit.cli import output as output_of
+from embedkit.store import FeatureStore
 from tests.tiny_models import make_decoder, make_encoder, make_sentence_transformer
 
 CANARY = "canary7f3a"  # stands in texts, and must never stand on stderr
@@ -415,6 +416,34 @@ def test_a_classifier_whose_encoder_has_moved_is_told_where_it_is(cli: Cli, mode
     assert cli("predict", "out", text(3), "-m", tmp_path / "there").out == answer
 
 
+def test_what_is_wrong_with_the_splits_is_said_once(cli: Cli, model: Path, tmp_path: Path) -> None:
+    train = [*rows(20), {**rows(1)[0], "label": "pos"}]
+    write_csv(tmp_path / "data/train.csv", train)
+    write_csv(tmp_path / "data/test.csv", [*rows(3), {"text": text(99), "label": "new", "id": 0}])
+    for arguments in (["fit-head", tmp_path / "data", "-m", model, "-o", "out"], ["inspect", tmp_path / "data"]):
+        told = cli(*arguments)
+        said = told.err + told.out
+        assert CANARY not in told.err
+        if arguments[0] == "fit-head":
+            for note in (
+                "1 text has more than one label (e.g. rows 1, 21)",
+                "test: 3 texts of 4 also in train (rows 1, 2, 3",
+                "labels 'new' (1 row) do not occur in train and count as errors",
+            ):
+                assert said.count(note) == 1
+            assert "labels that training never saw, whose rows all count as errors: 'new'" in told.out
+        else:
+            assert re.search(r"^train +21 +2 +1 +1 +-$", said, re.M)
+            assert re.search(r"^test +4 +3 +0 +0 +3$", said, re.M)
+
+
+def test_a_fit_that_does_not_converge_is_said(cli: Cli, model: Path, tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "data.csv", rows(40))
+    told = cli("fit-head", data, "-m", model, "-o", "out", "--clf-param", "max_iter=1", "--json")
+    assert "did not converge" in told.err
+    assert any("did not converge" in note for note in told.json["notes"])
+
+
 # ------------------------------------------------------------------------------------------------ predicting
 
 
@@ -683,6 +712,10 @@ USAGE: dict[str, tuple[Case, str]] = {
         "--label-column",
     ),
     "examples": (lambda w: ["inspect", w.csv(), "-n", "-1"], "--examples -1"),
+    "tokens under a model": (
+        lambda w: ["inspect", w.raw(b"a O\nb O\n\n" * 3, "t.conll"), "-m", w.model],
+        "lists of words are not counted yet",
+    ),
     "address": (lambda w: w.fit("https://example.org/data.csv"), "addresses are not read"),
     "size": (lambda w: ["cache", "gc", "--max-size", "5X"], "--max-size is '5X'; write it as 1, 1k, 1M"),
     "infinite size": (lambda w: ["cache", "gc", "--max-size", "inf"], "'inf'"),
@@ -1003,8 +1036,8 @@ def test_logging_is_left_as_it_was(cli: Cli, world: World) -> None:
 
 
 def test_tables_are_aligned_by_what_a_terminal_shows() -> None:
-    found = output_of.table([("名", 1), ("e\u0301", 22), ("a\nb", 3)])
-    assert found.splitlines() == ["名     1", "e\\u0301  22"[:0] + found.splitlines()[1], "a\\nb   3"]
+    found = output_of.table([("\u540d", 1), ("e\u0301t", 22), ("a\nb", 333)]).splitlines()
+    assert found == ["\u540d      1", "e\u0301t     22", "a\\nb  333"]
 
 
 # ------------------------------------------------------------------------------------------------- the store
@@ -1140,15 +1173,19 @@ def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("extract", signal.SIGINT), ("extract", signal.SIGTERM), ("fit-head", signal.SIGINT)],
+)
 def test_what_an_interrupted_run_computed_is_kept(
-    model: Path, tmp_path: Path, processes: list[subprocess.Popen[bytes]], number: signal.Signals
+    model: Path, tmp_path: Path, processes: list[subprocess.Popen[bytes]], command: str, number: signal.Signals
 ) -> None:
     data = write_csv(tmp_path / "data.csv", rows(300))
     out = tmp_path / "out"
     out.mkdir()
-    arguments = ["extract", data, "-m", model, "--store", tmp_path / "store", "--batch-tokens", "64", "--json"]
-    process = start("0.05", *arguments, "-o", out / "features.parquet", code=_SLOW)
+    arguments = [command, data, "-m", model, "--store", tmp_path / "store", "--batch-tokens", "64", "--json"]
+    arguments += ["-o", out / "new/features.parquet"]
+    process = start("0.05", *arguments, code=_SLOW)
     processes.append(process)
     told = [process.stderr.readline() for _ in range(12)]
     assert told.count(b"batch\n") >= 10
@@ -1157,19 +1194,26 @@ def test_what_an_interrupted_run_computed_is_kept(
     assert process.returncode == 130
     assert stdout == b""
     assert stderr.replace(b"batch\n", b"").decode().splitlines() == [
-        "what was computed is saved; run the same command again for the rest",
+        *["what was computed is saved; run the same command again for the rest"] * (command == "extract"),
         "embedkit: error: interrupted",
     ]
     assert names(out) == set()
     assert not [path for path in names(tmp_path / "store") if path.endswith(".part")]
+    kept = stored_rows(tmp_path / "store")
+    assert kept >= 10
 
-    process = start("0", *arguments, "-o", out / "features.parquet", code=_SLOW)
+    process = start("0", *arguments, code=_SLOW)
     processes.append(process)
     stdout, _ = process.communicate(timeout=60)
     done = json.loads(stdout)
-    assert done["hits"] >= 10
-    assert done["computed"] == 300 - done["hits"] > 0
-    assert names(out) == {"features.parquet"}
+    assert (done["hits"], done["computed"]) == (kept, 300 - kept)
+    assert (out / "new/features.parquet").exists()
+
+
+def stored_rows(store: Path) -> int:
+    """Return the rows in a store of one space."""
+    (space,) = FeatureStore(store).spaces()
+    return space.rows
 
 
 def test_answers_come_before_the_next_text(trained: Trained, processes: list[subprocess.Popen[bytes]]) -> None:

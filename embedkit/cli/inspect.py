@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if args.examples < 0:
         raise UsageError(f"--examples {args.examples} is negative")
     dataset = options.dataset_of(args)
+    if args.model and dataset.kind == "tokens":
+        raise UsageError("the tokens of lists of words are not counted yet; leave --model out")
     tokenizer = options.tokenizer_of(args) if args.model else None
     facts = describe(dataset, examples=args.examples, seed=args.seed, tokenizer=tokenizer)
     if args.json:
