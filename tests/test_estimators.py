@@ -24,6 +24,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from joblib.externals import loky
 from numpy.typing import NDArray
 from sklearn import config_context
 from sklearn.base import clone
@@ -126,9 +127,15 @@ def python(code: str, *arguments: object) -> str:
     return done.stdout.strip()
 
 
+_seen: dict[str, Floats] = {}
+
+
 def features(model: str, inputs: Sequence[Any] = TEXTS, **how: object) -> Floats:
-    """Take vectors past the estimators."""
-    return FeatureExtractor(EncoderSettings(model, **how)).transform(inputs).vectors  # type: ignore[arg-type]
+    """Take vectors past the estimators, without a store."""
+    key = repr((model, inputs, how))
+    if key not in _seen:
+        _seen[key] = FeatureExtractor(EncoderSettings(model, **how)).transform(inputs).vectors  # type: ignore[arg-type]
+    return _seen[key]
 
 
 def fitted(model: str | TextEncoder, y: Any = None, **how: Any) -> EmbeddingClassifier:
@@ -439,3 +446,315 @@ def test_a_row_s_vector_follows_from_its_text_alone(model: str, texts: list[str]
     for vector, text in zip(vectors, texts, strict=True):
         np.testing.assert_array_equal(vector, encoder.transform([text])[0])  # from the store: bit for bit
     assert encoder.extraction_.computed == 0
+
+
+# -------------------------------------------------------------------------------------- in scikit-learn's own company
+
+
+def logreg() -> LogisticRegression:
+    return LogisticRegression(max_iter=1000)
+
+
+def test_in_a_pipeline(model: str) -> None:
+    expected = logreg().fit(features(model), LABELS).predict_proba(features(model, NEW))
+    pipeline = make_pipeline(TextEncoder(model), logreg()).fit(TEXTS, LABELS)
+    np.testing.assert_array_equal(pipeline.predict_proba(NEW), expected)
+    np.testing.assert_array_equal(clone(pipeline).fit(TEXTS, LABELS).predict_proba(NEW), expected)
+    pipeline.set_params(textencoder__pooling="max")
+    with pytest.raises(SpaceMismatchError, match="call fit again"):
+        pipeline.predict(NEW)
+
+
+def test_a_pipeline_s_memory_keeps_the_encoder(model: str, tmp_path: Path, encoded: list[int]) -> None:
+    memory = joblib.Memory(tmp_path / "memory", verbose=0)
+    for _ in range(2):
+        Pipeline([("encode", TextEncoder(model)), ("head", logreg())], memory=memory).fit(TEXTS, LABELS).predict(
+            TEXTS
+        )
+    assert encoded == [len(TEXTS)]
+
+
+def test_in_a_feature_union(model: str, encoded: list[int]) -> None:
+    views = [("cls", TextEncoder(model, pooling="cls")), ("max", TextEncoder(model, pooling="max"))]
+    union = FeatureUnion([*views, ("words", TfidfVectorizer())]).fit(TEXTS)
+    vectors = union.transform(TEXTS)
+    np.testing.assert_array_equal(vectors[:, :32].toarray(), features(model, pooling="cls"))
+    np.testing.assert_array_equal(vectors[:, 32:64].toarray(), features(model, pooling="max"))
+    np.testing.assert_array_equal(FeatureUnion(views).fit_transform(TEXTS), vectors[:, :64].toarray())
+    assert encoded[:2] == [len(TEXTS)] * 2
+
+
+FRAME = pd.DataFrame({"number": np.arange(len(TEXTS)) * 1.0, "text": TEXTS, "other": TEXTS[::-1]})
+
+
+@pytest.mark.parametrize("columns", ["text", ["text"]])
+@pytest.mark.parametrize("output", ["default", "pandas"])
+def test_in_a_column_transformer(model: str, columns: Any, output: str) -> None:
+    """Frames are joined by their index, so a shuffled one tells whether rows stay together."""
+    frame = FRAME.sample(frac=1, random_state=0)
+    both = ColumnTransformer([("text", TextEncoder(model), columns), ("rest", StandardScaler(), ["number"])])
+    made = both.set_output(transform=output).fit_transform(frame)
+    assert isinstance(made, pd.DataFrame) == (output == "pandas")
+    vectors = made.to_numpy() if isinstance(made, pd.DataFrame) else made
+    np.testing.assert_allclose(vectors[:, :32], features(model)[frame.index], atol=1e-6)
+    np.testing.assert_allclose(vectors[:, 32], StandardScaler().fit_transform(frame[["number"]])[:, 0])
+    assert both.get_feature_names_out()[[0, 32]].tolist() == ["text__textencoder0", "rest__number"]
+
+
+def test_pairs_in_a_column_transformer(model: str) -> None:
+    both = ColumnTransformer([("pair", TextEncoder(model), ["text", "other"])])
+    np.testing.assert_array_equal(both.fit_transform(FRAME), features(model, PAIRS))
+
+
+def test_frames_as_output(model: str) -> None:
+    encoder = TextEncoder(model, pooling="cls+mean").set_output(transform="pandas").fit(TEXTS)
+    names = [f"textencoder{i}" for i in range(64)]
+    assert encoder.get_feature_names_out().tolist() == names
+    index = pd.Index(range(100, 100 + len(TEXTS)))[::-1]
+    for container in (pd.Series(TEXTS, index=index), pd.DataFrame({"text": TEXTS}, index=index)):
+        made = clone(encoder).fit_transform(container)
+        assert list(made.columns) == names
+        assert made.index.tolist() == index.tolist()
+        np.testing.assert_array_equal(made.to_numpy(), features(model, pooling="cls+mean"))
+    assert encoder.transform([]).shape == (0, 64)
+    assert set(made.dtypes) == {np.dtype(np.float32)}
+
+
+def test_a_classifier_does_not_mind_frames_as_output(model: str) -> None:
+    expected = fitted(model).predict_proba(NEW)
+    with config_context(transform_output="pandas"):
+        np.testing.assert_array_equal(fitted(model).predict_proba(NEW), expected)
+    framed = TextEncoder(model).set_output(transform="pandas")
+    np.testing.assert_array_equal(fitted(framed).predict_proba(NEW), expected)
+    np.testing.assert_array_equal(fitted(framed, head=logreg()).predict_proba(NEW).shape, expected.shape)
+
+
+def test_a_grid_search_encodes_every_text_once_a_view(model: str, encoded: list[int]) -> None:
+    grid = {"encode__pooling": ["cls", "mean", "cls+mean"], "encode__layers": [-1, (1, 2)], "head__C": [0.1, 10]}
+    pipeline = Pipeline([("encode", TextEncoder(model)), ("head", logreg())])
+    search = GridSearchCV(pipeline, grid, cv=FOLDS).fit(TEXTS, LABELS)
+    # cls and mean of the layers 1, 2 and -1 (which is 3); cls+mean joins what is there
+    assert sum(encoded) == 2 * len(TEXTS) + 2 * len(TEXTS)
+    encoded.clear()
+    again = GridSearchCV(clone(pipeline), grid, cv=FOLDS).fit(TEXTS, LABELS)
+    assert not encoded
+    assert again.best_params_ == search.best_params_
+    np.testing.assert_array_equal(again.cv_results_["mean_test_score"], search.cv_results_["mean_test_score"])
+    best = search.best_params_
+    vectors = features(model, pooling=best["encode__pooling"], layers=best["encode__layers"])
+    expected = cross_val_score(LogisticRegression(max_iter=1000, C=best["head__C"]), vectors, LABELS, cv=FOLDS)
+    assert search.best_score_ == pytest.approx(expected.mean())
+
+
+def judged(pipeline: Pipeline, **how: Any) -> tuple[list[float], list[int], list[int]]:
+    """Cross-validate; return the scores, and hits and computed texts of each fold's test."""
+    done = cross_validate(pipeline, TEXTS, LABELS, cv=FOLDS, return_estimator=True, error_score="raise", **how)
+    last = [estimator[0].extraction_ for estimator in done["estimator"]]
+    return done["test_score"].tolist(), [e.hits for e in last], [e.computed for e in last]
+
+
+@pytest.fixture
+def new_workers() -> Iterator[None]:
+    """Loky's workers outlive a call; one that loads torch later than its first task is taken for a leak."""
+    loky.get_reusable_executor().shutdown(wait=True)
+    yield
+    loky.get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.mark.usefixtures("new_workers")
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_cross_validation_in_parallel(model: str, backend: str, encoded: list[int]) -> None:
+    pipeline = make_pipeline(TextEncoder(model, threads=1), logreg())
+    pipeline.fit(TEXTS, LABELS)
+    alone = judged(pipeline, n_jobs=1)
+    with joblib.parallel_config(backend=backend):
+        together = judged(pipeline, n_jobs=2)
+    assert together == alone
+    assert together[1:] == ([8, 8, 8], [0, 0, 0])
+    assert sum(encoded) == len(TEXTS)
+    expected = cross_val_score(logreg(), features(model), LABELS, cv=FOLDS)
+    assert alone[0] == expected.tolist()
+
+
+@pytest.mark.usefixtures("new_workers")
+@pytest.mark.filterwarnings("ignore:A worker stopped while some jobs:UserWarning")
+def test_cross_validation_in_parallel_from_nothing(model: str) -> None:
+    """Workers encode at once into one store; what they cannot share yet is encoded twice, never wrong."""
+    pipeline = make_pipeline(TextEncoder(model, threads=1), logreg())
+    scores = cross_val_score(pipeline, TEXTS, LABELS, cv=FOLDS, n_jobs=2, error_score="raise")
+    assert scores.tolist() == cross_val_score(logreg(), features(model), LABELS, cv=FOLDS).tolist()
+    assert judged(pipeline)[1:] == ([8, 8, 8], [0, 0, 0])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_forked_and_a_spawned_process(model: str, method: str) -> None:
+    pipeline = make_pipeline(TextEncoder(model), logreg()).fit(TEXTS, LABELS)
+    expected = judged(pipeline)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        how = {"cv": FOLDS, "return_estimator": True, "error_score": "raise"}
+        done = pool.apply(cross_validate, (pipeline, TEXTS, LABELS), how)
+        predicted = pool.apply(pipeline.predict_proba, (TEXTS,))
+    assert done["test_score"].tolist() == expected[0]
+    assert [estimator[0].extraction_.computed for estimator in done["estimator"]] == [0, 0, 0]
+    np.testing.assert_array_equal(predicted, pipeline.predict_proba(TEXTS))
+
+
+def test_two_threads_share_an_encoder(model: str, encoded: list[int]) -> None:
+    encoder = TextEncoder(model).fit(TEXTS)
+    answers: list[Floats] = []
+    threads = [threading.Thread(target=lambda: answers.append(encoder.transform(TEXTS))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == 4
+    for answer in answers:
+        np.testing.assert_allclose(answer, features(model), rtol=0, atol=1e-5)
+    encoded.clear()
+    encoder.transform(TEXTS)
+    assert not encoded
+
+
+# ------------------------------------------------------------------------------------------------- what is carried
+
+
+@pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps], ids=["pickle", "cloudpickle"])
+def test_a_pickle_carries_no_weights_and_works(
+    model: str, dumps: Callable[[object], bytes], encoded: list[int]
+) -> None:
+    encoder = TextEncoder(model)
+    vectors = encoder.fit_transform(TEXTS)
+    assert encoder._kept  # there is something to leave behind
+    data = dumps(encoder)
+    assert len(data) < 4_000
+    named = {str(argument) for code, argument, _ in pickletools.genops(data) if "GLOBAL" in code.name or argument}
+    assert not [name for name in named if name.startswith("torch") or "embedkit.encoders.features.Feat" in name]
+    again = pickle.loads(data)
+    encoded.clear()
+    np.testing.assert_array_equal(again.transform(TEXTS), vectors)
+    assert not encoded
+    assert again.extraction_.unique == again.extraction_.hits == len(TEXTS)
+    assert np.abs(again.transform(["a new film"]) - features(model, ["a new film"])).max() < 1e-5
+
+
+def test_a_pickled_classifier_works_in_a_process_without_torch(model: str, tmp_path: Path) -> None:
+    classifier = fitted(model)
+    expected = classifier.predict_proba(TEXTS)
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps(classifier))
+    assert (tmp_path / "c.pkl").stat().st_size < 8_000
+    code = """
+import pickle, sys
+classifier = pickle.load(open(sys.argv[1], "rb"))
+got = classifier.predict_proba(sys.argv[2:])
+print(got.tobytes().hex(), classifier.encoder_.extraction_.computed, "torch" in sys.modules)
+"""
+    assert python(code, tmp_path / "c.pkl", *TEXTS).split() == [expected.tobytes().hex(), "0", "False"]
+
+
+def test_copies_and_clones_share_the_store(model: str, encoded: list[int]) -> None:
+    encoder = TextEncoder(model)
+    vectors = encoder.fit_transform(TEXTS)
+    for other in (copy.copy(encoder), copy.deepcopy(encoder), clone(encoder).fit(TEXTS)):
+        np.testing.assert_array_equal(other.transform(TEXTS), vectors)
+        assert other.extraction_.computed == 0
+    assert not hasattr(clone(encoder), "space_")
+    assert encoded == [len(TEXTS)]
+
+
+# ---------------------------------------------------------------------------------------------------- store, changes
+
+
+def shards(folder: Path) -> int:
+    return len(list(folder.rglob("*.arrow")))
+
+
+def test_the_store_is_read_at_each_call(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    encoder = TextEncoder(model).fit(TEXTS)
+    vectors = []
+    for name in ("one", "two", "one"):
+        monkeypatch.setenv("EMBEDKIT_STORE", str(tmp_path / name))
+        vectors.append(encoder.transform(TEXTS))
+    assert len(encoded) == 2
+    assert shards(tmp_path / "one") == shards(tmp_path / "two") == 1
+    encoder.set_params(store=tmp_path / "two").transform(TEXTS)
+    assert encoder.set_params(store=str(tmp_path / "one")).transform(TEXTS).tobytes() == vectors[0].tobytes()
+    assert len(encoded) == 2
+
+
+def test_without_a_store_nothing_is_written(model: str, store: Path, encoded: list[int]) -> None:
+    encoder = TextEncoder(model, store=False)
+    encoder.fit_transform(TEXTS)
+    encoder.transform(TEXTS)
+    assert encoded == [len(TEXTS)] * 2
+    assert not store.exists()
+    assert encoder.extraction_.computed == len(TEXTS)
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_float16_is_the_same_with_and_without_a_store(model: str, rounded: bool) -> None:
+    dtype = "float16" if rounded else "float32"
+    kept = TextEncoder(model, store_dtype=dtype, normalize=False).fit_transform(TEXTS)
+    bare = TextEncoder(model, store_dtype=dtype, normalize=False, store=False).fit_transform(TEXTS)
+    np.testing.assert_array_equal(kept, bare)
+    assert np.array_equal(kept, kept.astype(np.float16)) == rounded
+
+
+CHANGES = {
+    "pooling": "max",
+    "layers": 1,
+    "normalize": False,
+    "max_length": 7,
+    "long": "mean",
+    "side": "left",
+    "prompt": "film: ",
+    "precision": "bfloat16",
+    "store_dtype": "float16",
+}
+
+
+@pytest.mark.parametrize("name", [*CHANGES, "model"])
+def test_a_change_after_fit_asks_for_another_fit(
+    models: dict[str, str], model: str, name: str, encoded: list[int]
+) -> None:
+    encoder = TextEncoder(model).fit(TEXTS)
+    before = encoder.space_
+    encoder.set_params(**{name: CHANGES.get(name, models["other"])})
+    for inputs in (TEXTS, []):
+        with pytest.raises(SpaceMismatchError, match=f"feature space {before[:12]}, .*call fit again"):
+            encoder.transform(inputs)
+    encoder.fit(TEXTS)
+    assert encoder.space_ != before
+    assert not encoded
+    if name != "precision":  # which this CPU may lack
+        assert len(encoder.transform(TEXTS)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "harmless", [{"batch_tokens": 16}, {"threads": 1}, {"device": "cpu"}, {"store": False}, {"engine": "torch"}]
+)
+def test_a_change_that_changes_no_vector_is_taken(model: str, harmless: dict[str, Any]) -> None:
+    encoder = TextEncoder(model).fit(TEXTS)
+    vectors = encoder.set_params(**harmless).transform(TEXTS)
+    np.testing.assert_allclose(vectors, features(model), rtol=0, atol=1e-5)
+
+
+def test_a_model_that_was_replaced_is_noticed(models: dict[str, str], tmp_path: Path, encoded: list[int]) -> None:
+    """As when a notebook trains again into the same folder."""
+    folder = shutil.copytree(models["unit"], tmp_path / "m")
+    encoder = TextEncoder(str(folder))
+    pipeline = make_pipeline(encoder, logreg()).fit(TEXTS, LABELS)
+    classifier = fitted(str(folder))
+    shutil.rmtree(folder)
+    shutil.copytree(models["other"], folder)
+    for predict in (pipeline.predict, classifier.predict, pickle.loads(pickle.dumps(pipeline)).predict):
+        with pytest.raises(SpaceMismatchError, match="call fit again"):
+            predict(NEW)
+    with pytest.raises(SpaceMismatchError, match="call fit again"):
+        classifier.save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    np.testing.assert_array_equal(encoder.fit_transform(TEXTS), features(models["other"]))
+    shutil.rmtree(folder)
+    with pytest.raises(InputMissingError, match="no model folder"):
+        encoder.transform(TEXTS)
