@@ -758,3 +758,395 @@ def test_a_model_that_was_replaced_is_noticed(models: dict[str, str], tmp_path: 
     shutil.rmtree(folder)
     with pytest.raises(InputMissingError, match="no model folder"):
         encoder.transform(TEXTS)
+
+
+# ---------------------------------------------------------------------------------------------- EmbeddingClassifier
+
+CODES = [int(label == "pos") for label in LABELS]
+TARGETS: dict[str, tuple[Any, list[Any], str]] = {
+    "list of str": (LABELS, ["neg", "pos"], "U"),
+    "list of int": (CODES, [0, 1], "i"),
+    "list of bool": ([bool(c) for c in CODES], [False, True], "b"),
+    "list of NumPy ints": ([np.int16(c) for c in CODES], [0, 1], "i"),
+    "<U array": (np.array(LABELS), ["neg", "pos"], "U"),
+    "object array": (np.array(LABELS, dtype=object), ["neg", "pos"], "O"),
+    "int8 array": (np.array(CODES, dtype=np.int8), [0, 1], "i"),
+    "uint64 array": (np.array(CODES, dtype=np.uint64), [0, 1], "u"),
+    "bool array": (np.array(CODES, dtype=bool), [False, True], "b"),
+    "float array": (np.array(CODES, dtype=np.float64), [0.0, 1.0], "f"),
+    "Series of str": (pd.Series(LABELS), ["neg", "pos"], "U"),
+    "Series of int": (pd.Series(CODES), [0, 1], "i"),
+    "Series of Int64": (pd.Series(CODES, dtype="Int64"), [0, 1], "i"),
+    "Series of category": (pd.Series(LABELS, dtype="category"), ["neg", "pos"], "U"),
+    "odd index": (pd.Series(LABELS, index=range(100, 100 + len(LABELS))), ["neg", "pos"], "U"),
+    "column": (np.array(CODES)[:, None], [0, 1], "i"),
+    "DataFrame": (pd.DataFrame({"label": CODES}), [0, 1], "i"),
+    "negative": ([c - 1 for c in CODES], [-1, 0], "i"),
+    "tuple": (tuple(LABELS), ["neg", "pos"], "U"),
+}
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_labels_of_any_kind_come_back_as_they_are(model: str, case: str, tmp_path: Path) -> None:
+    y, classes, kind = TARGETS[case]
+    classifier = fitted(model, y)
+    assert classifier.classes_.tolist() == classes
+    assert classifier.classes_.dtype.kind == kind
+    if isinstance(y, np.ndarray) and kind != "U":
+        assert classifier.classes_.dtype == y.dtype
+    expected = [classes[code] for code in logreg().fit(features(model), CODES).predict(features(model))]
+    got = classifier.predict(TEXTS)
+    assert got.tolist() == expected
+    assert got.dtype == classifier.classes_.dtype
+    assert classifier.score(TEXTS, y) == np.mean([e == c for e, c in zip(expected, [classes[c] for c in CODES])])
+    classifier.save(tmp_path / "a")
+    same_predictions(classifier, embedkit.load(tmp_path / "a"))
+
+
+THREE = [("b", "c", "a")[i % 3] for i in range(len(TEXTS))]
+
+
+@pytest.mark.parametrize("name", ["unit", "raw"])
+@pytest.mark.parametrize("y", [LABELS, THREE], ids=["two", "three"])
+@pytest.mark.parametrize("C", [0.1, 5.0])
+def test_it_is_logistic_regression_on_the_encoder_s_features(
+    models: dict[str, str], name: str, y: list[str], C: float
+) -> None:
+    """Unit-norm features as they are, raw ones standardised."""
+    encoder = TextEncoder(models[name]).fit(TEXTS)
+    head = LogisticRegression(C=C, max_iter=1000)
+    peer = make_pipeline(StandardScaler(), head) if name == "raw" else head
+    peer.fit(encoder.transform(TEXTS), y)
+    classifier = fitted(models[name], y, head_params={"C": C})
+    vectors = encoder.transform(NEW)
+    assert classifier.predict(NEW).tolist() == peer.predict(vectors).tolist()
+    np.testing.assert_allclose(classifier.predict_proba(NEW), peer.predict_proba(vectors), atol=1e-5)
+    np.testing.assert_allclose(classifier.decision_function(NEW), peer.decision_function(vectors), atol=1e-4)
+    assert classifier.score(TEXTS, y) == peer.score(encoder.transform(TEXTS), y)
+    assert classifier.notes_ == []
+
+
+@pytest.mark.parametrize("y", [LABELS, THREE], ids=["two", "three"])
+def test_the_answers_agree_with_each_other(model: str, y: list[str]) -> None:
+    classifier = fitted(model, y)
+    proba, scores = classifier.predict_proba(TEXTS), classifier.decision_function(TEXTS)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert classifier.predict(TEXTS).tolist() == classifier.classes_[proba.argmax(axis=1)].tolist()
+    chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+    assert classifier.predict(TEXTS).tolist() == classifier.classes_[chosen].tolist()
+    assert classifier.score(TEXTS, y) == (classifier.predict(TEXTS) == y).mean()
+
+
+@pytest.mark.parametrize("y", [LABELS, THREE], ids=["two", "three"])
+def test_no_rows_give_no_answers(model: str, y: list[str]) -> None:
+    for head in ("logreg", logreg()):
+        classifier = fitted(model, y, head=head)
+        assert classifier.predict([]).shape == (0,)
+        assert classifier.predict([]).dtype == classifier.classes_.dtype
+        assert classifier.predict_proba([]).shape == (0, len(classifier.classes_))
+        assert classifier.decision_function([]).shape == classifier.decision_function(NEW)[:0].shape
+
+
+BAD_TARGETS: dict[str, tuple[Any, str]] = {
+    "too few": (LABELS[:-1], "X has 24 rows, y has 23"),
+    "none": ([], "X has 24 rows, y has 0"),
+    "one class": (["pos"] * len(TEXTS), "only one class"),
+    "one class, as numbers": (np.ones(len(TEXTS), dtype=int), "only one class"),
+    "nothing": (None, "requires y to be passed"),
+    "a text": ("posneg", "y is a str"),
+    "a mapping": (dict.fromkeys(TEXTS, 1), "y is a dict"),
+    "lists": ([["pos"], ["neg"]] * 12, "row 1 of y is a list; give .* one label a row"),
+    "a list in between": (["pos", ("neg", "pos")] * 12, "row 2 of y is a tuple"),
+    "an indicator matrix": (np.eye(24, 3, dtype=int), r"y has the shape \(24, 3\); several labels a row"),
+    "two columns": (pd.DataFrame({"a": LABELS, "b": LABELS}), r"y has the shape \(24, 2\)"),
+    "None": ([*LABELS[:-1], None], "row 24 of y has no label"),
+    "NaN": (pd.Series([*CODES[:-1], None]), "row 24 of y has no label"),
+    "NaN of an array": (np.array([np.nan, *CODES[1:]]), "row 1 of y has no label"),
+    "NA": (pd.Series([*CODES[:-1], pd.NA], dtype="Int64"), "row 24 of y has no label"),
+    "missing in a DataFrame": (pd.DataFrame({"a": [*LABELS[:-1], None]}), "row 24 of y has no label"),
+    "fractions": (np.linspace(0, 1, len(TEXTS)), "a number with a fraction"),
+    "strings and numbers": (["pos", 1] * 12, "mix strings and numbers"),
+    "bytes": ([b"pos", b"neg"] * 12, "got bytes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TARGETS)
+def test_bad_labels_are_refused_before_anything_is_encoded(model: str, case: str, encoded: list[int]) -> None:
+    y, said = BAD_TARGETS[case]
+    classifier = EmbeddingClassifier(model)
+    with pytest.raises(DataError, match=said):
+        classifier.fit(TEXTS, y)
+    with pytest.raises(NotFittedError):
+        classifier.predict(TEXTS)
+    assert not encoded
+
+
+def test_no_rows_cannot_be_fitted(model: str) -> None:
+    with pytest.raises(DataError, match="no labelled rows"):
+        EmbeddingClassifier(model).fit([], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"head": "svm"}, "unknown head 'svm'; available: logreg, dummy"),
+        ({"head": LogisticRegression}, "give a name or an unfitted scikit-learn classifier"),
+        ({"head": Ridge()}, "give a name or an unfitted scikit-learn classifier"),
+        ({"head": StandardScaler()}, "give a name or an unfitted scikit-learn classifier"),
+        ({"head": None}, "give a name or an unfitted scikit-learn classifier"),
+        ({"scale": "minmax"}, "scale must be auto, none or standard"),
+        ({"class_weight": "even"}, "class_weight must be None, 'balanced' or a mapping"),
+        ({"class_weight": {"pos": 2, "other": 1}}, "class_weight names unknown labels: other; known: neg, pos"),
+        ({"class_weight": {"pos": -1}}, "class_weight must be positive numbers"),
+        ({"head_params": {"alpha": 1}}, "logreg has no parameter 'alpha'; allowed: C, "),
+        ({"head_params": {"C": -1}}, "logreg: C must be a number above 0"),
+        ({"head": "dummy", "head_params": {"C": 1}}, "dummy has no parameter 'C'"),
+        ({"head": "dummy", "class_weight": "balanced"}, "dummy takes no class_weight"),
+        (
+            {"head": logreg(), "head_params": {"C": 1}},
+            "head_params is for a head by name; give it to the Logistic",
+        ),
+        ({"head": logreg(), "class_weight": "balanced", "scale": "none"}, "scale, class_weight is for a head by"),
+        ({"random_state": None}, "random_state is None; it must be an integer"),
+        ({"random_state": 1.5}, "random_state is 1.5"),
+        ({"encoder": None}, "encoder is None"),
+        ({"encoder": TfidfVectorizer()}, "give a model's name, its folder, or a TextEncoder"),
+        ({"encoder": TextEncoder}, "give a model's name, its folder, or a TextEncoder"),
+    ],
+)
+def test_a_parameter_is_refused_before_anything_is_encoded(
+    model: str, given: dict[str, Any], said: str, encoded: list[int]
+) -> None:
+    classifier = EmbeddingClassifier(**{"encoder": model, **given})
+    with pytest.raises(UsageError, match=said):
+        classifier.fit(TEXTS, LABELS)
+    assert not encoded
+
+
+@pytest.mark.parametrize("make", [str, Path, TextEncoder, lambda m: TextEncoder(Path(m))])
+def test_the_encoder_as_a_name_a_path_or_an_encoder(
+    model: str, make: Callable[[str], Any], tmp_path: Path
+) -> None:
+    classifier = fitted(make(model))
+    expected = fitted(model)
+    same_predictions(classifier, expected)
+    classifier.save(tmp_path / "a")
+    same_predictions(embedkit.load(tmp_path / "a"), expected)
+
+
+def test_the_given_encoder_and_head_are_left_alone(model: str) -> None:
+    encoder, head = TextEncoder(model), logreg()
+    classifier = fitted(encoder, head=head)
+    assert not hasattr(encoder, "space_")
+    assert not hasattr(head, "coef_")
+    encoder.set_params(pooling="max")  # of the parameter, not of what was fitted
+    classifier.predict(NEW)
+
+
+# ------------------------------------------------------------------------------------------------------------- heads
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        logreg(),
+        make_pipeline(StandardScaler(), logreg()),
+        DummyClassifier(),
+        DummyClassifier(strategy="most_frequent"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("y", [LABELS, THREE], ids=["two", "three"])
+def test_a_head_of_one_s_own_that_can_be_saved(model: str, head: Any, y: list[str], tmp_path: Path) -> None:
+    classifier = fitted(model, y, head=head)
+    peer = clone(head).fit(features(model), y)
+    assert classifier.predict(NEW).tolist() == peer.predict(features(model, NEW)).tolist()
+    np.testing.assert_allclose(classifier.predict_proba(NEW), peer.predict_proba(features(model, NEW)), atol=1e-6)
+    classifier.save(tmp_path / "a")
+    loaded = embedkit.load(tmp_path / "a")
+    assert loaded.predict(NEW).tolist() == classifier.predict(NEW).tolist()
+    np.testing.assert_allclose(loaded.predict_proba(NEW), classifier.predict_proba(NEW), atol=1e-6)
+    with pytest.raises(UsageError, match="unknown head 'sklearn"):  # what it was is known, not how it was set
+        clone(loaded).fit(TEXTS, y)
+
+
+@pytest.mark.parametrize(
+    "head", [RandomForestClassifier(random_state=0), SVC(), GridSearchCV(logreg(), {"C": [1, 2]})]
+)
+def test_a_head_that_has_no_plain_form_predicts_and_is_not_saved(model: str, head: Any, tmp_path: Path) -> None:
+    classifier = fitted(model, THREE, head=head)
+    peer = clone(head).fit(features(model), THREE)
+    assert classifier.predict(TEXTS).tolist() == peer.predict(features(model)).tolist()
+    assert classifier.score(TEXTS, THREE) == peer.score(features(model), THREE)
+    for method in ("predict_proba", "decision_function"):  # what scorers look for
+        assert (
+            hasattr(classifier, method) == hasattr(EmbeddingClassifier(head=head), method) == hasattr(peer, method)
+        )
+        if hasattr(peer, method):
+            np.testing.assert_allclose(
+                getattr(classifier, method)(TEXTS), getattr(peer, method)(features(model)), atol=1e-6
+            )
+    with pytest.raises(
+        UsageError, match=f"cannot save {type(head).__name__} as plain arrays; supported: Logistic"
+    ):
+        classifier.save(tmp_path / "a")
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_the_dummy_is_the_share_of_each_class(model: str, tmp_path: Path) -> None:
+    y = ["a"] * 18 + ["b"] * 6
+    classifier = fitted(model, y, head="dummy")
+    assert classifier.predict_proba(NEW).tolist() == [[0.75, 0.25]] * len(NEW)
+    assert classifier.predict(NEW).tolist() == ["a"] * len(NEW)
+    classifier.save(tmp_path / "a")
+    same_predictions(embedkit.load(tmp_path / "a"), classifier)
+
+
+@pytest.mark.parametrize(
+    ("y", "weights"),
+    [
+        (LABELS, {"pos": 8, "neg": 0.5}),
+        (LABELS, {"pos": np.float32(8)}),
+        (CODES, {1: 8, 0: 0.5}),
+        (np.array(CODES, dtype=float), {1: 8}),
+        ([bool(c) for c in CODES], {True: 8}),
+        (LABELS, "balanced"),
+    ],
+)
+def test_class_weights_go_by_label(model: str, y: Any, weights: Any, tmp_path: Path) -> None:
+    classifier = fitted(model, y, class_weight=weights)
+    peer = LogisticRegression(class_weight=weights, max_iter=1000).fit(features(model), y)
+    np.testing.assert_allclose(classifier.predict_proba(NEW), peer.predict_proba(features(model, NEW)), atol=1e-5)
+    if weights != "balanced":
+        assert np.abs(classifier.predict_proba(NEW) - fitted(model, y).predict_proba(NEW)).max() > 0.1
+    classifier.save(tmp_path / "a")
+    same_predictions(clone(embedkit.load(tmp_path / "a")).fit(TEXTS, y), classifier)
+
+
+def test_numpy_numbers_of_a_grid_are_numbers(model: str) -> None:
+    given = {"C": np.float32(0.5), "max_iter": np.int64(500), "fit_intercept": np.bool_(True)}
+    plain = {"C": 0.5, "max_iter": 500, "fit_intercept": True}
+    same_predictions(fitted(model, head_params=given), fitted(model, head_params=plain))
+
+
+def test_a_solver_that_did_not_converge_is_said(models: dict[str, str]) -> None:
+    with pytest.warns(ConvergenceWarning, match="did not converge: it stopped at max_iter=1") as warned:
+        classifier = fitted(models["raw"], head_params={"max_iter": 1})
+    assert classifier.notes_ == [str(warned[0].message)]
+    assert Path(warned[0].filename).name == Path(__file__).name
+
+
+def test_texts_that_were_cut_off_are_noted(model: str) -> None:
+    classifier = fitted(TextEncoder(model, max_length=5))
+    assert len(classifier.notes_) == 1
+    assert classifier.notes_[0].startswith("24 of 24 inputs have more than 5 tokens")
+
+
+# ------------------------------------------------------------------------------------------- scikit-learn's scorers
+
+
+@pytest.mark.parametrize("names", [("10", "9"), ("9", "10", "100"), ("b", "a")])
+@pytest.mark.parametrize("head", ["logreg", "dummy", logreg()], ids=["logreg", "dummy", "own"])
+def test_columns_stand_as_scorers_take_them(model: str, names: tuple[str, ...], head: Any, tmp_path: Path) -> None:
+    """Scorers sort labels by themselves: strings of digits as strings."""
+    y = [names[i % len(names)] for i in range(len(TEXTS))]
+    classifier = fitted(model, y, head=head)
+    assert classifier.classes_.tolist() == sorted(names)
+    classifier.save(tmp_path / "a")
+    loaded = embedkit.load(tmp_path / "a")
+    same_predictions(loaded, classifier) if isinstance(head, str) else None
+    peer = logreg() if head != "dummy" else DummyClassifier()
+    expected = peer.fit(features(model), y).predict_proba(features(model))
+    for each in (classifier, loaded):
+        np.testing.assert_allclose(each.predict_proba(TEXTS), expected, atol=1e-5)
+    if head == "logreg":
+        found = cross_validate(
+            EmbeddingClassifier(model), TEXTS, y, cv=FOLDS, scoring=["neg_log_loss", "roc_auc_ovr", "accuracy"]
+        )
+        wanted = cross_validate(
+            logreg(), features(model), y, cv=FOLDS, scoring=["neg_log_loss", "roc_auc_ovr", "accuracy"]
+        )
+        for name in ("test_neg_log_loss", "test_roc_auc_ovr", "test_accuracy"):
+            np.testing.assert_allclose(found[name], wanted[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [("9", "10"), ("9", "10", "100"), ("z", "a"), ("b", "c", "a")])
+def test_an_artifact_in_another_order_is_put_in_scikit_learn_s(
+    model: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As the command line writes them: in the data's declared order, or sorted as numbers."""
+    y = [names[i % len(names)] for i in range(len(TEXTS))]
+    codec, extractor = LabelCodec(names), FeatureExtractor(EncoderSettings(model))
+    head = fit_head(HeadSpec(), features(model), codec.encode(y), len(names)).head
+    with staged(tmp_path / "a") as stage:
+        FrozenClassifier(extractor, head, codec, "text", {}).save(stage)
+    loaded, expected = embedkit.load(tmp_path / "a"), fitted(model, y)
+    assert loaded.classes_.tolist() == sorted(names)
+    assert loaded.predict(TEXTS).tolist() == expected.predict(TEXTS).tolist()
+    np.testing.assert_allclose(loaded.predict_proba(TEXTS), expected.predict_proba(TEXTS), atol=1e-4)
+    np.testing.assert_allclose(loaded.decision_function(TEXTS), expected.decision_function(TEXTS), atol=1e-3)
+    assert log_loss(y, loaded.predict_proba(TEXTS)) == pytest.approx(
+        log_loss(y, expected.predict_proba(TEXTS)), 1e-3
+    )
+    if len(names) == 2:
+        truth = [label == sorted(names)[1] for label in y]
+        expected_area = roc_auc_score(truth, expected.decision_function(TEXTS))
+        assert roc_auc_score(truth, loaded.predict_proba(TEXTS)[:, 1]) == pytest.approx(expected_area)
+    loaded.save(tmp_path / "again")
+    same_predictions(embedkit.load(tmp_path / "again"), loaded)
+
+
+def test_a_grid_search_over_the_encoder_and_the_head(model: str, encoded: list[int]) -> None:
+    grid = {"encoder__pooling": ["cls", "mean"], "head_params": [{"C": C} for C in np.logspace(-2, 2, 3)]}
+    search = GridSearchCV(EmbeddingClassifier(TextEncoder(model)), grid, cv=FOLDS).fit(TEXTS, LABELS)
+    assert sum(encoded) == 2 * len(TEXTS)
+    for params, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True):
+        vectors = features(model, pooling=params["encoder__pooling"])
+        head = LogisticRegression(C=params["head_params"]["C"], max_iter=1000)
+        assert score == pytest.approx(cross_val_score(head, vectors, LABELS, cv=FOLDS).mean())
+    assert search.predict(NEW).tolist() == search.best_estimator_.predict(NEW).tolist()
+
+
+def test_cross_validated_predictions(model: str) -> None:
+    for method in ("predict", "predict_proba", "decision_function"):
+        found = cross_val_predict(EmbeddingClassifier(model), TEXTS, THREE, cv=FOLDS, method=method)
+        wanted = cross_val_predict(logreg(), features(model), THREE, cv=FOLDS, method=method)
+        if method == "predict":
+            assert found.tolist() == wanted.tolist()
+        else:
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_a_clone_fits_to_the_same(model: str) -> None:
+    classifier = fitted(TextEncoder(model, pooling="max"), class_weight="balanced", head_params={"C": 2})
+    same_predictions(clone(classifier).fit(TEXTS, LABELS), classifier)
+
+
+@pytest.mark.parametrize("pairs", ["cross", "bi"])
+def test_pairs(model: str, pairs: str, tmp_path: Path) -> None:
+    encoder = TextEncoder(model, pairs=pairs)
+    classifier = EmbeddingClassifier(encoder, scale="standard").fit(PAIRS, LABELS)
+    vectors = features(model, PAIRS, pairs=pairs)
+    assert vectors.shape[1] == (32 if pairs == "cross" else 128)
+    peer = make_pipeline(StandardScaler(), logreg()).fit(vectors, LABELS)
+    np.testing.assert_allclose(classifier.predict_proba(PAIRS), peer.predict_proba(vectors), atol=1e-5)
+    classifier.save(tmp_path / "a")
+    loaded = embedkit.load(tmp_path / "a")
+    same_predictions(loaded, classifier, PAIRS)
+    same_predictions(loaded, classifier, pd.DataFrame(PAIRS))
+    for each in (classifier, loaded):
+        with pytest.raises(DataError, match="X holds texts, but this encoder was fitted on pairs"):
+            each.predict(TEXTS)
+        assert each.predict([]).shape == (0,)
+
+
+def test_pairs_for_a_classifier_of_texts_are_refused(model: str, tmp_path: Path, encoded: list[int]) -> None:
+    classifier = fitted(model)
+    classifier.save(tmp_path / "a")
+    encoded.clear()
+    for each in (classifier, embedkit.load(tmp_path / "a")):
+        with pytest.raises(DataError, match="X holds pairs, but this encoder was fitted on texts"):
+            each.predict(PAIRS)
+    with pytest.raises(DataError, match="was trained on texts"):
+        load_frozen(tmp_path / "a").predict(PAIRS)
+    assert not encoded
