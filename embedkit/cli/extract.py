@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         raise
     facts = _facts(total, extractor, "pair" if dataset.kind == "pair" else "text")
     tell_notes(args, extractor.remarks(total), told)
+    if args.output:
+        say(args, f"saved in {args.output}")
     if args.json:
         emit(facts)
     else:
@@ -113,7 +115,8 @@ def _facts(total: Extraction, extractor: FeatureExtractor, kind: str) -> dict[st
     return {
         "rows": total.rows,
         "unique": total.unique,
-        "hits": total.hits,
+        # A text that comes again in a later part of the stream is no hit of this count.
+        "hits": max(0, total.unique - total.computed),
         "computed": total.computed,
         "truncated": total.truncated,
         "empty": total.empty,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from embedkit.encoders.features import Encoder, Extraction, FeatureExtractor, Features, check_texts, require_texts
+from embedkit.encoders.features import Encoder, Extraction, FeatureExtractor, Features
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Recipe, View, make_recipe
 from embedkit.encoders.settings import EncoderSettings
+from embedkit.encoders.texts import check_texts, require_texts
 
 __all__ = [
     "Encoder",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import partial
-from importlib.metadata import version
-from itertools import count
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -23,18 +18,16 @@ from numpy.typing import NDArray
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Floats, Recipe, View, make_recipe, pair_features, view_descriptors
 from embedkit.encoders.settings import EncoderSettings
-from embedkit.errors import DataError, ModelError, StoreError, UsageError, require
+from embedkit.encoders.texts import Keys, check_texts, chunks_of, keys_of
+from embedkit.encoders.tokenizer_file import require_torch, tokenizer_file
+from embedkit.encoders.windows import WindowMerger
+from embedkit.errors import ModelError, StoreError
 from embedkit.hub import resolve_model
 from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens
-from embedkit.store import FeatureStore, FileDigests, Space, Writer, distinct, space_id, text_keys
-from embedkit.store.files import check_folder, make_folder, make_store, write_bytes_durably
+from embedkit.store import FeatureStore, FileDigests, Space, Writer, distinct, space_id
 
 StoreDtype: TypeAlias = Literal["float32", "float16"]
-Keys: TypeAlias = NDArray[np.uint8]
-# What is tokenised and sorted by length at once.
-CHUNK_ROWS = 8192
-_CHUNK_CHARACTERS = 16 << 20
 _FLOAT16_MAX = 65504.0
 
 log = logging.getLogger("embedkit.encoders")
@@ -170,7 +163,7 @@ class FeatureExtractor:
         self.keeping = store is not None  # until the store fails
         digests = FileDigests(None if store is None else store.root)
         with ExitStack() as temporary:
-            path = self.folder.tokenizer or _made_tokenizer(self.folder, store, digests, temporary)
+            path = tokenizer_file(self.folder, store, digests, temporary)
             self.tokenizer: Tokenizer = self.recipe.tokenizer(path)
             self._descriptors = view_descriptors(self.recipe, self.folder, self.tokenizer, path, digests, "torch")
         self._spaces = None if store is None else [store.space(described) for described in self._descriptors]
@@ -234,7 +227,7 @@ class FeatureExtractor:
 
     def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> _Run:
         """Look distinct texts up, compute what is missing, and lay them out in input order."""
-        keys = _keys(texts, rows)
+        keys = keys_of(texts, rows)
         first, which = distinct(keys)
         job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], np.bincount(which))
         job.fill()
@@ -292,7 +285,7 @@ class FeatureExtractor:
         """Open the encoder at its first use."""
         with self._lock:
             if self._encoder is None:
-                _require_torch("computing features")
+                require_torch("computing features")
                 from embedkit.encoders.torch_encoder import open_encoder
 
                 known_by = (*self.weights, str(self._descriptors[0]["config"]))
@@ -308,55 +301,6 @@ class FeatureExtractor:
     def keep_going(self) -> bool:
         """Whether a store that cannot be written is a warning."""
         return self._keep_going
-
-
-def _require_torch(purpose: str) -> None:
-    require("torch", extra="train", purpose=purpose)
-    require("transformers", extra="train", purpose=purpose)
-
-
-def _made_tokenizer(
-    folder: ModelFolder, store: FeatureStore | None, digests: FileDigests, temporary: ExitStack
-) -> Path:
-    """Return a ``tokenizer.json`` made of an older tokenizer's files, kept beside the store's features.
-
-    Where there is no store, or none that can be written, it lies in a folder that goes with `temporary`.
-    """
-    _require_torch(f"making a tokenizer.json of {folder.path}")
-    small = [p for p in sorted(folder.path.iterdir()) if p.is_file() and p not in folder.weights]
-    about = [f"{p.name}={digests.sha256(p)}" for p in small if p.suffix in (".json", ".txt", ".model")]
-    about += [f"{name}={version(name)}" for name in ("transformers", "tokenizers")]
-    name = hashlib.sha256("\n".join(about).encode()).hexdigest()[:32] + ".json"
-    kept = None if store is None else store.root / "tokenizers"
-    if kept is not None and check_folder(kept) and (kept / name).exists():
-        return kept / name
-    from embedkit.encoders.torch_encoder import build_tokenizer
-
-    made = build_tokenizer(folder.path).encode()
-    if store is not None and kept is not None:
-        try:
-            make_store(store.root)
-            make_folder(kept)
-            write_bytes_durably(kept / name, made)
-            return kept / name
-        except OSError as error:
-            log.info("the tokenizer that was made of %s is not kept: %s", folder.path, error.strerror)
-    path = Path(temporary.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-"))) / name
-    path.write_bytes(made)
-    return path
-
-
-def _keys(texts: Sequence[Text], rows: NDArray[np.int64]) -> Keys:
-    """Return the keys of texts; where one has none, name its row."""
-    try:
-        return text_keys(texts)  # type: ignore[arg-type]  # all of one kind: transform has checked
-    except DataError:
-        for text, row in zip(texts, rows.tolist(), strict=True):
-            try:
-                text_keys([text])  # type: ignore[arg-type]
-            except DataError as error:
-                raise DataError(f"row {row}: {str(error).partition(': ')[2]}") from None
-        raise
 
 
 @dataclass(frozen=True)
@@ -448,7 +392,7 @@ class _Job:
         self, encoder: Encoder, missing: NDArray[np.int64], found: NDArray[np.bool_], savers: list[_Saver]
     ) -> None:
         extractor = self._extractor
-        chunks = list(_chunks([self._texts[i] for i in missing.tolist()]))
+        chunks = list(chunks_of([self._texts[i] for i in missing.tolist()]))
         tasks = [partial(self._tokenise, missing[part]) for part in chunks]
         tokenised = _ahead(tasks) if encoder.overlaps else (task() for task in tasks)
         for part, tokens in zip(chunks, tokenised, strict=True):
@@ -457,7 +401,7 @@ class _Job:
             self.truncated[places] = tokens.truncated
             self.computed_tokens += int(tokens.row_lengths.sum())
             batches = plan(tokens.lengths, extractor.settings.batch_tokens)
-            merger = _Merger(tokens)
+            merger = WindowMerger(tokens)
             for batch, vectors in encoder.run(
                 tokens, batches, extractor.recipe.pad_id, extractor.recipe.views, extractor.settings.threads
             ):
@@ -516,37 +460,6 @@ class _Job:
             self._extractor.progress(int(self._repeats[places].sum()))
 
 
-class _Merger:
-    """Puts the windows of long texts together: their mean, weighted by tokens."""
-
-    def __init__(self, tokens: Tokens) -> None:
-        self._rows = tokens.rows
-        self._lengths = tokens.lengths
-        self._left = np.bincount(tokens.rows, minlength=len(tokens.truncated))
-        self._single = self._left == 1
-        self._weights = tokens.row_lengths
-        self._sums: dict[int, NDArray[np.float64]] = {}
-
-    def add(self, windows: NDArray[np.int64], vectors: Floats) -> tuple[NDArray[np.int64], Floats]:
-        """Take the vectors (V, B, H) of some windows; return the rows that are complete and theirs (V, R, H)."""
-        rows = self._rows[windows]
-        whole = self._single[rows]
-        if whole.all():
-            return rows, vectors
-        finished: list[int] = []
-        for at in np.flatnonzero(~whole).tolist():
-            row = int(rows[at])
-            part = vectors[:, at].astype(np.float64) * self._lengths[windows[at]]
-            self._sums[row] = self._sums[row] + part if row in self._sums else part
-            self._left[row] -= 1
-            if not self._left[row]:
-                finished.append(row)
-        means = [(self._sums.pop(row) / self._weights[row]).astype(np.float32) for row in finished]
-        done = np.concatenate([rows[whole], np.array(finished, dtype=np.int64)])
-        ready = np.concatenate([vectors[:, whole], *(mean[:, None] for mean in means)], axis=1)
-        return done, ready
-
-
 class _Saver:
     """Writes one view, or only rounds where nothing is kept; a store that fails may be left."""
 
@@ -581,19 +494,6 @@ class _Saver:
             self._give_up(failed)
 
 
-def _chunks(texts: Sequence[Text]) -> Iterator[slice]:
-    """Cut texts into runs that are tokenised together: by rows, and by characters where texts are long."""
-    start = characters = 0
-    for i, text in enumerate(texts):
-        size = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
-        if i > start and (i - start >= CHUNK_ROWS or characters + size > _CHUNK_CHARACTERS):
-            yield slice(start, i)
-            start, characters = i, 0
-        characters += size
-    if texts:
-        yield slice(start, len(texts))
-
-
 def _ahead(tasks: Iterable[Callable[[], Tokens]]) -> Iterator[Tokens]:
     """Run one task ahead of the one whose result is in use."""
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -605,32 +505,3 @@ def _ahead(tasks: Iterable[Callable[[], Tokens]]) -> Iterator[Tokens]:
             waiting = following
         if waiting is not None:
             yield waiting.result()
-
-
-def check_texts(inputs: Sequence[object], rows: Iterable[int] | None = None) -> None:
-    """Raise `DataError` unless inputs are all texts, or all pairs of texts.
-
-    Parameters
-    ----------
-    inputs : sequence
-    rows : iterable of int, optional
-        What the message calls the inputs. Default: 1 to n.
-    """
-    pairs = bool(len(inputs)) and isinstance(inputs[0], tuple)
-    for row, item in zip(count(1) if rows is None else rows, inputs, strict=False):
-        good = (
-            isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
-            if pairs
-            else isinstance(item, str)
-        )
-        if not good:
-            wanted = "a pair of texts" if pairs else "a text"
-            raise DataError(f"row {row} is of type {type(item).__name__}, not {wanted}")
-
-
-def require_texts(kind: str) -> None:
-    """Raise `UsageError` for data that hold lists of words."""
-    if kind == "tokens":
-        raise UsageError(
-            "these data are lists of words with a tag each; this command reads texts or pairs of texts"
-        )

@@ -286,7 +286,7 @@ def _pooling(
 ) -> tuple[str, str | None, bool]:
     """Return the default pooling, why it must not be used, and whether prompts are pooled."""
     if not modules:
-        return ("last" if config["model_type"] in _DECODERS else "cls"), None, True
+        return ("last" if _is_decoder(config) else "cls"), None, True
     others = [kind for kind, _ in modules[1:] if kind not in ("Pooling", "Normalize")]
     if others:
         reason = f"its module {others[0]} is not supported; choose a pooling to use the transformer without it"
@@ -295,6 +295,13 @@ def _pooling(
         if kind == "Pooling":
             return _pooling_module(folder / inner / "config.json")
     return "mean", None, True  # sentence-transformers' own default
+
+
+def _is_decoder(config: Mapping[str, Any]) -> bool:
+    """Say whether only a text's last token has read all of it."""
+    classes = config.get("architectures")
+    causal = isinstance(classes, list) and any(str(name).endswith("ForCausalLM") for name in classes)
+    return causal or config["model_type"] in _DECODERS
 
 
 def _pooling_module(path: Path) -> tuple[str, str | None, bool]:

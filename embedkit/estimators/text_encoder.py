@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,13 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
+from embedkit.encoders.features import StoreDtype
 from embedkit.errors import DataError, SpaceMismatchError, UsageError
 from embedkit.estimators.inputs import as_inputs, kind_of
 from embedkit.store import open_store, resolve_root
 
 _STORE = ("store", "store_dtype")
-_STORE_DTYPES = ("float32", "float16")
+_Files: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 
 class TextEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -148,7 +149,7 @@ batch_tokens, threads, revision
         self.settings_ = extractor.settings
         self._kind = kind
         self._n_features_out = extractor.width(kind)
-        self._kept = (*self._wanted(), _state(extractor), extractor)
+        self._kept = _Kept.of(self._wanted(), extractor)
         return self
 
     def _open_as_fitted(self) -> FeatureExtractor:
@@ -165,21 +166,20 @@ batch_tokens, threads, revision
     def _open(self) -> FeatureExtractor:
         """Return an extractor for parameters, store and model files as they are now; the last one is kept."""
         wanted = self._wanted()
-        kept = getattr(self, "_kept", None)
-        if kept is None or kept[:3] != wanted or kept[3] != _state(kept[4]):
+        kept: _Kept | None = getattr(self, "_kept", None)
+        if kept is None or kept.wanted != wanted or kept.files != _files(kept.folder):
             store = open_store(self.store, self.store_dtype)
-            extractor = FeatureExtractor(wanted[0], store=store, dtype=self.store_dtype)  # type: ignore[arg-type]
-            self._kept = kept = (*wanted, _state(extractor), extractor)
-        return kept[4]
+            extractor = FeatureExtractor(wanted.settings, store=store, dtype=wanted.dtype)
+            self._kept = kept = _Kept.of(wanted, extractor)
+        return kept.extractor
 
-    def _wanted(self) -> tuple[EncoderSettings, str | None, str]:
-        """Return what the parameters and the environment ask for: settings, store, stored dtype."""
-        if self.store_dtype not in _STORE_DTYPES:
-            raise UsageError(f"store_dtype is {self.store_dtype!r}; allowed: {', '.join(_STORE_DTYPES)}")
+    def _wanted(self) -> _Wanted:
+        if self.store_dtype not in get_args(StoreDtype):
+            raise UsageError(f"store_dtype is {self.store_dtype!r}; allowed: {', '.join(get_args(StoreDtype))}")
         params = self.get_params(deep=False)
         settings = EncoderSettings(**{name: value for name, value in params.items() if name not in _STORE})
         root = None if self.store is False else resolve_root(None if self.store is True else self.store)
-        return settings, None if root is None else str(root), self.store_dtype
+        return _Wanted(settings, root, self.store_dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -193,9 +193,30 @@ batch_tokens, threads, revision
         return tags
 
 
-def _state(extractor: FeatureExtractor) -> tuple[tuple[str, int, int, int], ...]:
-    """Return what tells that the files of an opened model were replaced: names, sizes, times, inodes."""
-    folder = extractor.folder.resolved.folder
+class _Wanted(NamedTuple):
+    """What the parameters and the environment ask for."""
+
+    settings: EncoderSettings
+    root: Path | None
+    dtype: StoreDtype
+
+
+class _Kept(NamedTuple):
+    """An extractor with what it was opened for and from."""
+
+    wanted: _Wanted
+    folder: Path
+    files: _Files
+    extractor: FeatureExtractor
+
+    @classmethod
+    def of(cls, wanted: _Wanted, extractor: FeatureExtractor) -> _Kept:
+        folder = extractor.folder.resolved.folder.absolute()  # the current folder may change
+        return cls(wanted, folder, _files(folder), extractor)
+
+
+def _files(folder: Path) -> _Files:
+    """Return what tells that files of a model were replaced: names, sizes, times, inodes."""
     files = (path for depth in ("*", "*/*") for path in folder.glob(depth) if path.is_file())
     states = ((str(path), path.stat()) for path in files)
-    return tuple(sorted((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in states))
+    return tuple(sorted((name, state.st_size, state.st_mtime_ns, state.st_ino) for name, state in states))

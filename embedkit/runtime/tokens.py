@@ -211,10 +211,6 @@ class Tokenizer:
         """Tell the inputs of which nothing but special tokens is left, shape (N,)."""
         return np.equal(tokens.content, 0)
 
-    def special_tokens(self, *, pair: bool) -> int:
-        """Count the special tokens that are put around a text or a pair."""
-        return _special(self._layouts[2 if pair else 1])
-
     def probe(self) -> str:
         """Digest of the ids that 64 fixed strings get: 32 hex digits that change when tokenising changes."""
         digest = hashlib.sha256()
