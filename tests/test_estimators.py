@@ -1,4 +1,4 @@
-"""The scikit-learn face: works wherever scikit-learn puts it, encodes nothing twice, refuses what it would get wrong."""
+"""The scikit-learn face: works wherever scikit-learn does, encodes nothing twice, refuses what would go wrong."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joblib.externals import loky
@@ -56,7 +57,6 @@ from embedkit.errors import (
     ArtifactError,
     DataError,
     InputMissingError,
-    MissingExtraError,
     ModelError,
     OutputExistsError,
     SpaceMismatchError,
@@ -78,7 +78,7 @@ PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=Tru
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 
 
-# -------------------------------------------------------------------------------------------------- what is there
+# ----------------------------------------------------------------------------------------------- what is there
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture
 def model(models: dict[str, str]) -> str:
     return models["unit"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On batches this small a second thread waits longer than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +147,7 @@ def features(model: str, inputs: Sequence[Any] = TEXTS, **how: object) -> Floats
     return _seen[key]
 
 
-def fitted(model: str | TextEncoder, y: Any = None, **how: Any) -> EmbeddingClassifier:
+def fitted(model: str | TextEncoder, y: object = None, **how: object) -> EmbeddingClassifier:
     return EmbeddingClassifier(model, **how).fit(TEXTS, LABELS if y is None else y)
 
 
@@ -150,7 +159,7 @@ def same_predictions(one: EmbeddingClassifier, other: EmbeddingClassifier, input
     assert one.classes_.dtype == other.classes_.dtype
 
 
-# ------------------------------------------------------------------------------------------ arguments, scikit-learn
+# ------------------------------------------------------------------------------------- arguments, scikit-learn
 
 ARGUMENTS = {
     "model": "somewhere/else",
@@ -194,7 +203,7 @@ def test_every_argument_is_in_the_tables() -> None:
         *((EmbeddingClassifier, name, value) for name, value in CLASSIFIER_ARGUMENTS.items()),
     ],
 )
-def test_an_argument_is_stored_as_given_and_cloned(kind: Any, name: str, value: object) -> None:
+def test_an_argument_is_stored_as_given_and_cloned(kind: object, name: str, value: object) -> None:
     made = kind(**{name: value})
     assert made.get_params()[name] is value
     assert kind().set_params(**{name: value}).get_params()[name] is value
@@ -205,7 +214,7 @@ def test_an_argument_is_stored_as_given_and_cloned(kind: Any, name: str, value: 
 
 
 @pytest.mark.parametrize("kind", [TextEncoder, EmbeddingClassifier])
-def test_init_takes_anything_and_stores_nothing_else(kind: Any) -> None:
+def test_init_takes_anything_and_stores_nothing_else(kind: object) -> None:
     given = {name: object() for name in kind().get_params()}
     assert vars(kind(**given)) == given
 
@@ -226,7 +235,7 @@ CHECKS = [
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("estimator", [TextEncoder(), EmbeddingClassifier()], ids=["TextEncoder", "Classifier"])
-def test_scikit_learn_s_own_checks(check: str, estimator: Any) -> None:
+def test_scikit_learn_s_own_checks(check: str, estimator: object) -> None:
     getattr(estimator_checks, check)(type(estimator).__name__, estimator)
 
 
@@ -262,7 +271,7 @@ def test_a_value_is_refused_at_fit(model: str, given: dict[str, Any], said: str)
     assert not hasattr(encoder, "space_")
 
 
-# ------------------------------------------------------------------------------------------------------ the vectors
+# ------------------------------------------------------------------------------------------------- the vectors
 
 
 @pytest.mark.parametrize(
@@ -307,7 +316,8 @@ def test_fit_neither_encodes_nor_loads_torch(store: Path) -> None:
 import sys
 from embedkit import TextEncoder
 encoder = TextEncoder("minilm").fit(["a film"])
-print(len(encoder.get_feature_names_out()), encoder.space_, "torch" in sys.modules, hasattr(encoder, "extraction_"))
+width = len(encoder.get_feature_names_out())
+print(width, encoder.space_, "torch" in sys.modules, hasattr(encoder, "extraction_"))
 """
     width, space, torch, transformed = python(code).split()
     assert (width, torch, transformed) == ("384", "False", "False")
@@ -315,7 +325,7 @@ print(len(encoder.get_feature_names_out()), encoder.space_, "torch" in sys.modul
     assert not list(store.rglob("*.arrow"))
 
 
-# ----------------------------------------------------------------------------------------------------- X: containers
+# ----------------------------------------------------------------------------------------------- X: containers
 
 CONTAINERS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,
@@ -390,21 +400,21 @@ BAD_INPUTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("case", BAD_INPUTS)
 def test_bad_input_is_named_by_its_row(model: str, case: str, encoded: list[int]) -> None:
-    X, said = BAD_INPUTS[case]
+    given, said = BAD_INPUTS[case]
     encoder = TextEncoder(model)
     with pytest.raises(DataError, match=said):
-        encoder.fit_transform(X)
+        encoder.fit_transform(given)
     with pytest.raises(DataError, match=said):
-        encoder.fit(TEXTS).transform(X)
+        encoder.fit(TEXTS).transform(given)
     with pytest.raises(DataError, match=said):
-        fitted(model).predict(X)
+        fitted(model).predict(given)
     assert encoded == [len(TEXTS)]  # the classifier's own
 
 
 @pytest.mark.parametrize(
     "empty", [[], (), np.array([]), pd.Series([], dtype=object), pd.DataFrame({"a": [], "b": []})]
 )
-def test_no_rows_give_no_vectors(model: str, empty: Any, encoded: list[int]) -> None:
+def test_no_rows_give_no_vectors(model: str, empty: object, encoded: list[int]) -> None:
     for seen, width in ((TEXTS, 32), (PAIRS, 128)):
         encoder = TextEncoder(model, pairs="bi").fit(seen)
         vectors = encoder.transform(empty)
@@ -448,7 +458,7 @@ def test_a_row_s_vector_follows_from_its_text_alone(model: str, texts: list[str]
     assert encoder.extraction_.computed == 0
 
 
-# -------------------------------------------------------------------------------------- in scikit-learn's own company
+# ------------------------------------------------------------------------------- in scikit-learn's own company
 
 
 def logreg() -> LogisticRegression:
@@ -489,7 +499,7 @@ FRAME = pd.DataFrame({"number": np.arange(len(TEXTS)) * 1.0, "text": TEXTS, "oth
 
 @pytest.mark.parametrize("columns", ["text", ["text"]])
 @pytest.mark.parametrize("output", ["default", "pandas"])
-def test_in_a_column_transformer(model: str, columns: Any, output: str) -> None:
+def test_in_a_column_transformer(model: str, columns: object, output: str) -> None:
     """Frames are joined by their index, so a shuffled one tells whether rows stay together."""
     frame = FRAME.sample(frac=1, random_state=0)
     both = ColumnTransformer([("text", TextEncoder(model), columns), ("rest", StandardScaler(), ["number"])])
@@ -546,7 +556,7 @@ def test_a_grid_search_encodes_every_text_once_a_view(model: str, encoded: list[
     assert search.best_score_ == pytest.approx(expected.mean())
 
 
-def judged(pipeline: Pipeline, **how: Any) -> tuple[list[float], list[int], list[int]]:
+def judged(pipeline: Pipeline, **how: object) -> tuple[list[float], list[int], list[int]]:
     """Cross-validate; return the scores, and hits and computed texts of each fold's test."""
     done = cross_validate(pipeline, TEXTS, LABELS, cv=FOLDS, return_estimator=True, error_score="raise", **how)
     last = [estimator[0].extraction_ for estimator in done["estimator"]]
@@ -615,7 +625,7 @@ def test_two_threads_share_an_encoder(model: str, encoded: list[int]) -> None:
     assert not encoded
 
 
-# ------------------------------------------------------------------------------------------------- what is carried
+# --------------------------------------------------------------------------------------------- what is carried
 
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps], ids=["pickle", "cloudpickle"])
@@ -661,7 +671,7 @@ def test_copies_and_clones_share_the_store(model: str, encoded: list[int]) -> No
     assert encoded == [len(TEXTS)]
 
 
-# ---------------------------------------------------------------------------------------------------- store, changes
+# ---------------------------------------------------------------------------------------------- store, changes
 
 
 def shards(folder: Path) -> int:
@@ -760,7 +770,7 @@ def test_a_model_that_was_replaced_is_noticed(models: dict[str, str], tmp_path: 
         encoder.transform(TEXTS)
 
 
-# ---------------------------------------------------------------------------------------------- EmbeddingClassifier
+# ----------------------------------------------------------------------------------------- EmbeddingClassifier
 
 CODES = [int(label == "pos") for label in LABELS]
 TARGETS: dict[str, tuple[Any, list[Any], str]] = {
@@ -798,7 +808,7 @@ def test_labels_of_any_kind_come_back_as_they_are(model: str, case: str, tmp_pat
     got = classifier.predict(TEXTS)
     assert got.tolist() == expected
     assert got.dtype == classifier.classes_.dtype
-    assert classifier.score(TEXTS, y) == np.mean([e == c for e, c in zip(expected, [classes[c] for c in CODES])])
+    assert classifier.score(TEXTS, y) == np.mean([e == classes[c] for e, c in zip(expected, CODES, strict=True)])
     classifier.save(tmp_path / "a")
     same_predictions(classifier, embedkit.load(tmp_path / "a"))
 
@@ -808,16 +818,16 @@ THREE = [("b", "c", "a")[i % 3] for i in range(len(TEXTS))]
 
 @pytest.mark.parametrize("name", ["unit", "raw"])
 @pytest.mark.parametrize("y", [LABELS, THREE], ids=["two", "three"])
-@pytest.mark.parametrize("C", [0.1, 5.0])
+@pytest.mark.parametrize("strength", [0.1, 5.0])
 def test_it_is_logistic_regression_on_the_encoder_s_features(
-    models: dict[str, str], name: str, y: list[str], C: float
+    models: dict[str, str], name: str, y: list[str], strength: float
 ) -> None:
     """Unit-norm features as they are, raw ones standardised."""
     encoder = TextEncoder(models[name]).fit(TEXTS)
-    head = LogisticRegression(C=C, max_iter=1000)
+    head = LogisticRegression(C=strength, max_iter=1000)
     peer = make_pipeline(StandardScaler(), head) if name == "raw" else head
     peer.fit(encoder.transform(TEXTS), y)
-    classifier = fitted(models[name], y, head_params={"C": C})
+    classifier = fitted(models[name], y, head_params={"C": strength})
     vectors = encoder.transform(NEW)
     assert classifier.predict(NEW).tolist() == peer.predict(vectors).tolist()
     np.testing.assert_allclose(classifier.predict_proba(NEW), peer.predict_proba(vectors), atol=1e-5)
@@ -943,7 +953,7 @@ def test_the_given_encoder_and_head_are_left_alone(model: str) -> None:
     classifier.predict(NEW)
 
 
-# ------------------------------------------------------------------------------------------------------------- heads
+# ------------------------------------------------------------------------------------------------------- heads
 
 
 @pytest.mark.parametrize(
@@ -957,7 +967,7 @@ def test_the_given_encoder_and_head_are_left_alone(model: str) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("y", [LABELS, THREE], ids=["two", "three"])
-def test_a_head_of_one_s_own_that_can_be_saved(model: str, head: Any, y: list[str], tmp_path: Path) -> None:
+def test_a_head_of_one_s_own_that_can_be_saved(model: str, head: object, y: list[str], tmp_path: Path) -> None:
     classifier = fitted(model, y, head=head)
     peer = clone(head).fit(features(model), y)
     assert classifier.predict(NEW).tolist() == peer.predict(features(model, NEW)).tolist()
@@ -973,7 +983,7 @@ def test_a_head_of_one_s_own_that_can_be_saved(model: str, head: Any, y: list[st
 @pytest.mark.parametrize(
     "head", [RandomForestClassifier(random_state=0), SVC(), GridSearchCV(logreg(), {"C": [1, 2]})]
 )
-def test_a_head_that_has_no_plain_form_predicts_and_is_not_saved(model: str, head: Any, tmp_path: Path) -> None:
+def test_a_head_that_has_no_plain_form_predicts_and_is_not_saved(model: str, head: object, tmp_path: Path) -> None:
     classifier = fitted(model, THREE, head=head)
     peer = clone(head).fit(features(model), THREE)
     assert classifier.predict(TEXTS).tolist() == peer.predict(features(model)).tolist()
@@ -1013,7 +1023,7 @@ def test_the_dummy_is_the_share_of_each_class(model: str, tmp_path: Path) -> Non
         (LABELS, "balanced"),
     ],
 )
-def test_class_weights_go_by_label(model: str, y: Any, weights: Any, tmp_path: Path) -> None:
+def test_class_weights_go_by_label(model: str, y: object, weights: object, tmp_path: Path) -> None:
     classifier = fitted(model, y, class_weight=weights)
     peer = LogisticRegression(class_weight=weights, max_iter=1000).fit(features(model), y)
     np.testing.assert_allclose(classifier.predict_proba(NEW), peer.predict_proba(features(model, NEW)), atol=1e-5)
@@ -1042,12 +1052,14 @@ def test_texts_that_were_cut_off_are_noted(model: str) -> None:
     assert classifier.notes_[0].startswith("24 of 24 inputs have more than 5 tokens")
 
 
-# ------------------------------------------------------------------------------------------- scikit-learn's scorers
+# -------------------------------------------------------------------------------------- scikit-learn's scorers
 
 
 @pytest.mark.parametrize("names", [("10", "9"), ("9", "10", "100"), ("b", "a")])
 @pytest.mark.parametrize("head", ["logreg", "dummy", logreg()], ids=["logreg", "dummy", "own"])
-def test_columns_stand_as_scorers_take_them(model: str, names: tuple[str, ...], head: Any, tmp_path: Path) -> None:
+def test_columns_stand_as_scorers_take_them(
+    model: str, names: tuple[str, ...], head: object, tmp_path: Path
+) -> None:
     """Scorers sort labels by themselves: strings of digits as strings."""
     y = [names[i % len(names)] for i in range(len(TEXTS))]
     classifier = fitted(model, y, head=head)
@@ -1150,3 +1162,383 @@ def test_pairs_for_a_classifier_of_texts_are_refused(model: str, tmp_path: Path,
     with pytest.raises(DataError, match="was trained on texts"):
         load_frozen(tmp_path / "a").predict(PAIRS)
     assert not encoded
+
+
+# ------------------------------------------------------------------------------------------------ the artifact
+
+
+@pytest.fixture
+def artifact(model: str, tmp_path: Path) -> Path:
+    fitted(model).save(tmp_path / "a")
+    return tmp_path / "a"
+
+
+@pytest.mark.parametrize("y", [LABELS, CODES, THREE], ids=["str", "int", "three"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"scale": "standard"}, {"head": "dummy"}, {"class_weight": "balanced", "head_params": {"C": 9}}],
+    ids=str,
+)
+def test_saved_and_loaded_it_answers_bit_for_bit(
+    models: dict[str, str], y: object, how: object, tmp_path: Path
+) -> None:
+    encoder = TextEncoder(models["raw"], pooling="cls+mean", layers=(1, -1), max_length=9, long="mean")
+    classifier = fitted(encoder, y, random_state=3, **how)
+    classifier.save(tmp_path / "a")
+    loaded = embedkit.load(tmp_path / "a")
+    same_predictions(loaded, classifier)
+    loaded.save(tmp_path / "b")
+    assert (tmp_path / "b/embedkit.json").read_bytes() == (tmp_path / "a/embedkit.json").read_bytes()
+    # Its parameters say how it was made: the same again, or a search around it.
+    same_predictions(clone(loaded).fit(TEXTS, y), classifier)
+    given, said = classifier.get_params(deep=False), loaded.get_params(deep=False)
+    assert {**said, "encoder": None} == {**given, "encoder": None}
+    assert load_frozen(tmp_path / "a").predict(NEW).probabilities.tobytes() == _coded(classifier).tobytes()
+
+
+def _coded(classifier: EmbeddingClassifier) -> Floats:
+    return np.asarray(classifier.head_.predict_proba(classifier.encoder_.transform(NEW)))
+
+
+def test_an_artifact_is_two_files_without_pickle(artifact: Path, model: str) -> None:
+    assert sorted(path.name for path in artifact.iterdir()) == ["embedkit.json", "head.safetensors"]
+    manifest = json.loads((artifact / "embedkit.json").read_text())
+    encoder = TextEncoder(model).fit(TEXTS)
+    assert manifest["encoder"]["space"] == encoder.space_
+    assert manifest["encoder"]["settings"]["max_length"] == 64  # a default that was filled in
+    assert (manifest["labels"], manifest["label_dtype"], manifest["input"]) == (["neg", "pos"], "str", "text")
+    assert manifest["versions"]["scikit-learn"]
+
+
+def test_save_refuses_what_is_there(artifact: Path, model: str) -> None:
+    other = fitted(model, THREE)
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        other.save(artifact)
+    other.save(str(artifact), overwrite=True)
+    same_predictions(embedkit.load(str(artifact)), other)
+
+
+def test_load_reads_no_weights_and_no_torch_where_all_is_cached(model: str, artifact: Path) -> None:
+    """And neither does a pickle that was planted in the folder run."""
+    expected = embedkit.load(artifact).predict_proba(TEXTS)
+    code = """
+import sys
+import embedkit
+loaded = embedkit.load(sys.argv[1])
+got = loaded.predict_proba(sys.argv[2:])
+again = embedkit.load(sys.argv[1], store=False)
+print(got.tobytes().hex(), "torch" in sys.modules, again.encoder_.store)
+"""
+    assert python(code, artifact, *TEXTS).split() == [expected.tobytes().hex(), "False", "False"]
+
+
+class Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+PICKLES = ("head.pkl", "model.joblib", "head.safetensors.pkl", "classifier.pickle", "head.skops", "labels.npy")
+
+
+def test_a_pickle_in_the_folder_never_runs(artifact: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "sang"
+    data = pickle.dumps(Canary(canary))
+    for name in PICKLES:
+        (artifact / name).write_bytes(data)
+    loaded = embedkit.load(artifact)
+    loaded.predict(NEW)
+    with pytest.raises(OutputExistsError, match="did not write there: classifier"):
+        loaded.save(artifact, overwrite=True)
+    (artifact / "head.safetensors").write_bytes(data)
+    with pytest.raises(ArtifactError, match="not the file that was written"):
+        embedkit.load(artifact)
+    rewrite(artifact, lambda manifest: manifest["files"].update({"head.safetensors": digest(data)}))
+    with pytest.raises(ArtifactError, match="damaged or no safetensors file"):
+        embedkit.load(artifact)
+    assert not canary.exists()
+    pickle.loads(data)
+    assert canary.exists()  # it can sing
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "embedkit.json").read_text())
+    change(manifest)
+    (folder / "embedkit.json").write_text(json.dumps(manifest))
+
+
+GARBAGE = (None, "garbage", "", -1, 3, 0.5, True, [], {}, ["x"], [[1], {}], {"x": 1}, [None, None])
+
+
+def places(value: object, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, inner in value.items():
+        yield (*before, name)
+        if isinstance(inner, dict):
+            yield from places(inner, (*before, name))
+
+
+def put(manifest: dict[str, Any], place: tuple[str, ...], value: object) -> None:
+    for name in place[:-1]:
+        manifest = manifest[name]
+    if value is KeyError:
+        del manifest[place[-1]]
+    else:
+        manifest[place[-1]] = value
+
+
+# What only says how things came to be, or who wrote them: reading goes on without.
+OPTIONAL = {("encoder", name) for name in ("commit", "name", "repository", "weights", "width")} | {
+    ("head_settings",),
+    ("seed",),
+    ("versions",),
+    ("data",),
+    ("format_version",),
+}
+
+
+def test_a_manifest_with_anything_missing_or_garbled_is_refused(model: str, artifact: Path) -> None:
+    classifier = embedkit.load(artifact)
+    classifier._about["data"] = {"train": {"rows": 24, "fingerprint": "0"}}
+    classifier.save(artifact, overwrite=True)
+    whole = (artifact / "embedkit.json").read_text()
+    expected = classifier.predict_proba(NEW).tobytes(), classifier.predict(NEW).tolist()
+    tried = 0
+    for place in places(json.loads(whole)):
+        for value in (KeyError, *GARBAGE):
+            manifest = json.loads(whole)
+            put(manifest, place, value)
+            (artifact / "embedkit.json").write_text(json.dumps(manifest))
+            refused = False
+            try:
+                loaded = embedkit.load(artifact)
+            except (ArtifactError, InputMissingError, ModelError):
+                refused = True
+            tried += 1
+            harmless = place in OPTIONAL or place[0] in ("head_settings", "versions", "data", "files")
+            if value is KeyError and not harmless:
+                assert refused, f"{place} removed"
+            if not refused:  # then nothing that matters was hurt
+                answers = loaded.predict_proba(NEW).tobytes(), loaded.predict(NEW).tolist()
+                assert answers == expected, f"{place} = {value!r}"
+    assert tried > 40 * len(GARBAGE)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("labels",), KeyError, "its manifest lacks 'labels'"),
+        (("labels",), "ab", "labels is of type str, not list"),
+        (("labels",), ["neg", "neg"], "labels are not distinct"),
+        (("labels",), ["neg", None], "labels are not distinct strings or numbers"),
+        (("labels",), ["a", "b", "c"], "2 classes in the head, 3 labels in the manifest"),
+        (("label_dtype",), "int64", "its manifest is damaged"),
+        (("label_dtype",), "garbage", "its manifest is damaged"),
+        (("label_dtype",), "U1", "labels are not of the dtype U1"),
+        (("input",), "tokens", "input is 'tokens'; this embedkit knows 'text', 'pair'"),
+        (("input",), "pair", "trained on the feature space"),
+        (("task",), "tokens", "task is 'tokens'"),
+        (("thresholds",), [0.5, 0.5], r"thresholds is \[0.5, 0.5\]"),
+        (("encoder",), None, "encoder is of type NoneType, not dict"),
+        (("encoder", "space"), None, "space is of type NoneType"),
+        (("encoder", "space"), "0" * 32, "trained on the feature space 000000000000, but .* gives"),
+        (("encoder", "stored_dtype"), "int8", "stored_dtype is 'int8'"),
+        (("encoder", "stored_dtype"), "float16", "its settings or tokenizer differ"),
+        (("encoder", "settings", "pooling"), 3, "pooling is of type int"),
+        (("encoder", "settings", "pooling"), "max", "its settings or tokenizer differ"),
+        (("encoder", "settings", "layers"), [99], "the encoder cannot do what the manifest says: layer 99"),
+        (("encoder", "settings", "new"), 1, "unexpected keyword argument 'new'"),
+        (("head",), [], "head is of type list"),
+        (("head", "kind"), ["linear"], "kind is of type list"),
+        (("head", "kind"), "forest", "unknown kind 'forest'"),
+        (("head", "classes"), 3, "described with 3 classes"),
+        (("files",), {}, "head.safetensors is not among its files"),
+        (("kind",), "ner", "of the kind 'ner', but 'classifier' is needed"),
+        (("min_reader",), 2, "has format version 1, this embedkit reads up to 1; use embedkit 0.1.0 or newer"),
+        (("seed",), "x", "seed is of type str"),
+        (("data",), {"train": None}, "train is of type NoneType"),
+    ],
+)
+def test_what_is_wrong_with_a_manifest_is_said(
+    artifact: Path, place: tuple[str, ...], value: object, said: str
+) -> None:
+    rewrite(artifact, lambda manifest: put(manifest, place, value))
+    with pytest.raises(ArtifactError, match=said) as caught:
+        embedkit.load(artifact)
+    assert str(artifact) in str(caught.value) or "head" in place
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "empty", "a link"])
+def test_a_damaged_head_is_refused(artifact: Path, tmp_path: Path, damage: str) -> None:
+    head = artifact / "head.safetensors"
+    data = head.read_bytes()
+    if damage in ("gone", "a link"):
+        head.rename(tmp_path / "elsewhere")
+    else:
+        flipped = data[:-1] + bytes([data[-1] ^ 1])
+        head.write_bytes({"cut": data[:-8], "flipped": flipped, "empty": b""}[damage])
+    if damage == "a link":
+        head.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"head\.safetensors"):
+        embedkit.load(artifact)
+
+
+def test_a_head_of_another_artifact_is_refused(model: str, artifact: Path, tmp_path: Path) -> None:
+    """Also if somebody made the digests fit."""
+    fitted(TextEncoder(model, pooling="cls+mean"), THREE).save(tmp_path / "b")
+    data = (tmp_path / "b/head.safetensors").read_bytes()
+    (artifact / "head.safetensors").write_bytes(data)
+    rewrite(artifact, lambda manifest: manifest["files"].update({"head.safetensors": digest(data)}))
+    with pytest.raises(ArtifactError, match="do not fit the link"):
+        embedkit.load(artifact)
+    entry = {"kind": "linear", "link": "softmax", "classes": 3, "n_features": 64}
+    rewrite(artifact, lambda manifest: manifest.update(head=entry, labels=["a", "b", "c"]))
+    with pytest.raises(ArtifactError, match="the head takes 64 numbers, its encoder gives 32"):
+        embedkit.load(artifact)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": "other"}']
+)
+def test_a_manifest_that_is_none_is_refused(artifact: Path, content: bytes) -> None:
+    (artifact / "embedkit.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"embedkit\.json"):
+        embedkit.load(artifact)
+
+
+def test_another_encoder_of_equal_width_is_refused(models: dict[str, str], artifact: Path) -> None:
+    mine, other = TextEncoder(models["unit"]).fit([]).space_, TextEncoder(models["other"]).fit([]).space_
+    with pytest.raises(SpaceMismatchError) as caught:
+        embedkit.load(artifact, model=models["other"])
+    said = str(caught.value)
+    assert f"trained on the feature space {mine[:12]}" in said
+    assert f"gives {other[:12]} (its weights differ)" in said
+    assert str(artifact) in said
+    assert caught.value.exit_code == 65
+
+
+def test_an_encoder_that_moved(models: dict[str, str], tmp_path: Path) -> None:
+    there, now = tmp_path / "there", tmp_path / "now"
+    shutil.copytree(models["unit"], there)
+    classifier = fitted(str(there))
+    expected = classifier.predict_proba(NEW)
+    classifier.save(tmp_path / "a")
+    there.rename(now)
+    with pytest.raises(
+        InputMissingError, match=r"no model folder at .*a needs this encoder.*--model \(in Python mod"
+    ):
+        embedkit.load(tmp_path / "a")
+    loaded = embedkit.load(tmp_path / "a", model=str(now))
+    np.testing.assert_array_equal(loaded.predict_proba(NEW), expected)
+    loaded.save(tmp_path / "a", overwrite=True)  # it knows the new place from here on
+    np.testing.assert_array_equal(embedkit.load(tmp_path / "a").predict_proba(NEW), expected)
+    with pytest.raises(InputMissingError, match="no model folder at") as caught:
+        embedkit.load(tmp_path / "a", model=str(there))
+    assert "--model" not in str(caught.value)
+
+
+def test_a_relative_model_is_found_from_elsewhere(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(models["unit"], tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    classifier = fitted("./m")
+    classifier.save("a")
+    monkeypatch.chdir("/")
+    same_predictions(embedkit.load(tmp_path / "a"), classifier, TEXTS)
+
+
+def test_a_float16_store_s_classifier_answers_the_same_without_one(model: str, tmp_path: Path) -> None:
+    classifier = fitted(TextEncoder(model, store_dtype="float16"))
+    classifier.save(tmp_path / "a")
+    for store in (None, False, tmp_path / "new", tmp_path / "new"):
+        loaded = embedkit.load(tmp_path / "a", store=store)
+        same_predictions(loaded, classifier, TEXTS)
+        assert loaded.encoder_.store_dtype == "float16"
+    assert not np.array_equal(fitted(model).predict_proba(TEXTS), classifier.predict_proba(TEXTS))
+
+
+def test_load_opens_the_store_that_is_named(artifact: Path, tmp_path: Path, encoded: list[int]) -> None:
+    embedkit.load(artifact, store=tmp_path / "named").predict(TEXTS)
+    embedkit.load(artifact, store=tmp_path / "named", threads=1, device="cpu").predict(TEXTS)
+    assert encoded == [len(TEXTS)]
+    assert shards(tmp_path / "named") == 1
+    embedkit.load(artifact, store=False).predict(TEXTS)
+    assert encoded == [len(TEXTS)] * 2
+
+
+def test_the_packaged_model_s_artifact(tmp_path: Path) -> None:
+    classifier = EmbeddingClassifier().fit(["a moving film", "good fun", "dull", "a boring mess"], [1, 1, 0, 0])
+    assert classifier.predict(["a great picture", "tedious"]).tolist() == [1, 0]
+    classifier.save(tmp_path / "a")
+    settings = json.loads((tmp_path / "a/embedkit.json").read_text())["encoder"]["settings"]
+    assert settings["model"] == "minilm"  # a package has another place on every machine
+    same_predictions(embedkit.load(tmp_path / "a"), classifier)
+
+
+# ------------------------------------------------------------------------------------------------ public names
+
+
+def test_the_public_names() -> None:
+    assert dir(embedkit) == ["EmbeddingClassifier", "TextEncoder", "__version__", "load"]
+    assert sorted(embedkit.__all__) == dir(embedkit)
+    from embedkit.estimators import embedding_classifier, text_encoder
+
+    assert embedkit.TextEncoder is text_encoder.TextEncoder
+    assert embedkit.EmbeddingClassifier is embedding_classifier.EmbeddingClassifier
+    assert not hasattr(embedkit, "Encoder")
+    with pytest.raises(AttributeError, match="module 'embedkit' has no attribute 'Encoder'"):
+        _ = embedkit.Encoder
+
+
+def test_importing_embedkit_costs_nothing() -> None:
+    code = """
+import sys
+before = set(sys.modules)
+import embedkit
+new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+embedkit.TextEncoder, embedkit.EmbeddingClassifier, embedkit.load
+print(sorted(new), "torch" in sys.modules, "transformers" in sys.modules)
+"""
+    assert python(code) == "['embedkit'] False False"
+
+
+@pytest.mark.parametrize("blocked", ["sklearn", "pyarrow", "xxhash"])
+def test_a_missing_package_is_named_with_its_extra(blocked: str) -> None:
+    code = """
+import sys
+sys.modules[sys.argv[1]] = None
+import embedkit
+for ask in (lambda: embedkit.TextEncoder, lambda: embedkit.EmbeddingClassifier, lambda: embedkit.load("x")):
+    try:
+        ask()
+    except embedkit.errors.MissingExtraError as error:
+        print(error)
+"""
+    said = python(code, blocked).splitlines()
+    names = ("embedkit.TextEncoder", "embedkit.EmbeddingClassifier", "embedkit.load")
+    assert [line.partition(" needs ")[0] for line in said] == list(names)
+    assert all(f"the package {blocked!r}" in line and "pip install 'embedkit[train]'" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda p: p / "absent", InputMissingError, "does not exist"),
+        (lambda p: (p / "empty").mkdir() or p / "empty", ArtifactError, r"holds no embedkit\.json: it is empty"),
+        (lambda p: (p / "file").write_text("x") and p / "file", ArtifactError, "is a file, not a folder"),
+        (lambda p: make_encoder(p / "model", "bert"), ArtifactError, "looks like a transformers model"),
+    ],
+)
+def test_load_says_what_a_folder_is_not(
+    tmp_path: Path, make: Callable[[Path], Path], error: type[Exception], said: str
+) -> None:
+    folder = make(tmp_path)
+    for path in (folder, str(folder)):
+        with pytest.raises(error, match=said):
+            embedkit.load(path)

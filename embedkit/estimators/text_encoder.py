@@ -179,7 +179,7 @@ batch_tokens, threads, revision
         params = self.get_params(deep=False)
         settings = EncoderSettings(**{name: value for name, value in params.items() if name not in _STORE})
         root = None if self.store is False else resolve_root(None if self.store is True else self.store)
-        return _Wanted(settings, root, self.store_dtype)
+        return _Wanted(settings, root, self.store_dtype)  # type: ignore[arg-type]  # just checked
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
