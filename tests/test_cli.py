@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
-import os
 import re
 import select
 import shutil
@@ -21,8 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedkit.cli import demo, main
+from embedkit.cli import demo, main, options
 from embedkit.cli import output as output_of
+from embedkit.cli.main import build_parser
+from embedkit.encoders import EncoderSettings
+from embedkit.heads import HeadSpec
 from embedkit.store import FeatureStore
 from tests.tiny_models import make_decoder, make_encoder, make_sentence_transformer
 
@@ -287,6 +290,15 @@ def test_without_a_test_split_no_test_figure_is_told(cli: Cli, model: Path, tmp_
     assert told.json["splits"] == metrics["splits"]
 
 
+def test_the_report_is_about_test_where_there_is_validation_too(cli: Cli, model: Path, tmp_path: Path) -> None:
+    for name, start in (("train", 0), ("validation", 100), ("test", 200)):
+        write_csv(tmp_path / f"data/{name}.csv", rows(20 if name == "train" else 6, start))
+    told = cli("fit-head", tmp_path / "data", "-m", model, "-o", "out")
+    assert "test.csv (test): 6 rows" in told.out
+    assert "test.csv (test): 6 rows" in Path("out/report/classification_report.txt").read_text("utf-8")
+    assert set(json.loads(Path("out/metrics.json").read_text("utf-8"))["splits"]) == {"validation", "test"}
+
+
 def test_only_a_train_split_is_not_judged(cli: Cli, model: Path, tmp_path: Path) -> None:
     write_csv(tmp_path / "data/train.csv", rows(20))
     told = cli("fit-head", tmp_path / "data", "-m", model, "-o", "out")
@@ -370,6 +382,7 @@ def test_settings_of_the_encoder_reach_the_artifact(cli: Cli, model: Path, tmp_p
     told = cli("predict", "out", text(3), text(999))
     assert "2 of 2 inputs have more than 8 tokens" in told.err
     assert cli("predict", "out", text(3), "--quiet").err == ""
+    assert "4 of 4 inputs have more than 8 tokens" in cli("evaluate", "out", data).err
     assert cli("extract", data, "-m", model, "--layers=-1,-2", "--json").json["dim"] == 64
     assert cli("extract", data, "-m", model, "--layers", "all", "--layer-join", "mean", "--json").json["dim"] == 32
 
@@ -379,6 +392,7 @@ def test_features_are_exported_beside_the_store(cli: Cli, model: Path, tmp_path:
     data = write_csv(tmp_path / "data.csv", rows(10))
     told = cli("extract", data, "-m", model, "-o", name, "--json")
     assert told.json["rows"] == 10
+    assert told.err.splitlines()[-1] == f"saved in {name}"
     assert names(Path.cwd()) == {name}
     assert "exists" in cli("extract", data, "-m", model, "-o", name, code=2).err
     assert cli("extract", data, "-m", model, "-o", name, "--overwrite", "--json").json["computed"] == 0
@@ -386,6 +400,10 @@ def test_features_are_exported_beside_the_store(cli: Cli, model: Path, tmp_path:
         table = pq.read_table(name)
         assert table.column("text").to_pylist() == [text(i) for i in range(10)]
         assert len(table.column("hidden_state")[0]) == 32
+    if name.endswith("npz"):
+        arrays = np.load(name)
+        assert arrays["X_data"].shape == (10, 32)
+        assert arrays["label_names"][arrays["y_data"]].tolist() == ["neg", "pos"] * 5
 
 
 def test_without_a_store_nothing_is_kept(cli: Cli, model: Path, tmp_path: Path) -> None:
@@ -592,6 +610,94 @@ def test_texts_or_a_file(predict: Cli, trained: Trained) -> None:
     for arguments in ([], ["a", "--input", trained.data / "test.csv"]):
         assert "give texts, or --input FILE" in predict(*arguments, code=2).err
     assert "several splits" in predict("--input", trained.data, code=2).err
+
+
+# ---------------------------------------------------------------------------- flags, and what they are made into
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    args: argparse.Namespace = build_parser().parse_args(arguments)
+    return args
+
+
+def test_flags_of_the_encoder() -> None:
+    assert options.settings_of(parsed("extract", "d")) == EncoderSettings("minilm")
+    found = options.settings_of(
+        parsed(
+            "extract", "d", "-m", "m", "--revision", "r", "--pooling", "cls", "--layers", "2", "--layer-join",
+            "mean", "--no-normalize", "--max-length", "9", "--long", "mean", "--side", "left", "--prompt", "p", "--pairs",
+            "bi", "--precision", "bfloat16", "--engine", "torch", "--device", "cpu", "--batch-tokens", "7",
+            "--threads", "3",
+        )
+    )  # fmt: skip
+    expected = {
+        "model": "m", "revision": "r", "pooling": "cls", "layers": (2,), "layer_join": "mean", "normalize": False,
+        "max_length": 9, "long": "mean", "side": "left", "prompt": "p", "pairs": "bi", "precision": "bfloat16",
+        "engine": "torch", "device": "cpu", "batch_tokens": 7, "threads": 3,
+    }  # fmt: skip
+    assert vars(found) == expected
+
+
+def test_flags_of_the_head() -> None:
+    assert options.head_of(parsed("fit-head", "d", "-o", "o")) == HeadSpec()
+    flags = [
+        "--clf-param",
+        "C=2",
+        "--clf-param",
+        "max_iter=7",
+        "--scale",
+        "standard",
+        "--class-weight",
+        "balanced",
+    ]
+    found = options.head_of(parsed("fit-head", "d", "-o", "o", "--clf", "logreg", *flags, "--seed", "5"))
+    assert found == HeadSpec("logreg", "standard", "balanced", {"C": 2, "max_iter": 7}, 5)
+
+
+def test_flags_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("embedkit.data.open_dataset", lambda data, **flags: asked.update(flags, data=data))
+    named = ["text", "pair", "label", "tokens", "tags"]
+    flags = [part for name in named for part in (f"--{name}-column", f"my {name}")]
+    flags += [part for name in ("train", "validation", "test") for part in (f"--{name}", f"{name}.csv")]
+    flags += ["--label-separator", ";", "--task", "ner", "--encoding", "cp1252", "--missing-text", "drop"]
+    options.dataset_of(parsed("extract", "d", *flags, "--bad-unicode", "replace"), labels="required")
+    assert vars(asked.pop("columns")) == {**{name: f"my {name}" for name in named}, "label_separator": ";"}
+    assert asked == {
+        "data": "d", "task": "ner", "encoding": "cp1252", "train": "train.csv", "validation": "validation.csv",
+        "test": "test.csv", "missing_text": "drop", "bad_unicode": "replace", "labels": "required",
+    }  # fmt: skip
+
+
+def test_threads_and_seed_reach_the_fit(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedkit.evaluation import frozen
+
+    asked: list[tuple[object, int]] = []
+
+    def spy(spec: HeadSpec, *arguments: Any, threads: int | None, **named: Any) -> Any:
+        asked.append((threads, spec.seed))
+        return fit(spec, *arguments, threads=threads, **named)
+
+    fit = frozen.fit_head
+    monkeypatch.setattr(frozen, "fit_head", spy)
+    data = write_csv(tmp_path / "d.csv", rows(20))
+    told = cli("fit-head", data, "-m", model, "-o", "out", "--threads", "1", "--seed", "3", "--json")
+    assert asked == [(1, 3)]
+    assert "seed 3" in told.err
+    assert json.loads(Path("out/embedkit.json").read_text("utf-8"))["seed"] == 3
+
+
+def test_inspect_draws_by_the_seed_and_counts_by_the_limit(cli: Cli, model: Path, tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "d.csv", rows(40))
+    drawn = {
+        seed: cli("inspect", data, "--seed", seed, "-m", model, "--max-length", "8", "--json").json
+        for seed in (1, 2, 1)
+    }
+    assert drawn[1]["examples"] != drawn[2]["examples"]
+    assert len(drawn[1]["examples"]) == 5
+    assert drawn[1]["splits"]["d"]["tokens"]["truncated"] == 40
 
 
 # ----------------------------------------------------------------------------------------- errors, one line
@@ -844,6 +950,46 @@ def test_a_failure_is_one_line_and_leaves_nothing(
     assert names(world.folder) == before
 
 
+class Broken:
+    """An encoder whose every vector is not finite."""
+
+    overlaps = False
+
+    def run(self, tokens: object, batches: Sequence[Any], pad: int, views: Sequence[Any], threads: object) -> Any:
+        for batch in batches:
+            yield batch, np.full((len(views), len(batch), 32), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["extract", "{data}", "-m", "{model}"],
+        ["fit-head", "{folder}", "-m", "{model}", "-o", "out"],
+        ["evaluate", "{trained}", "{folder}", "--split", "train"],
+        ["predict", "{trained}", "--input", "{data}"],
+        ["predict", "{trained}", "-"],
+    ],
+    ids=" ".join,
+)
+def test_a_row_is_called_what_it_is_in_the_file(
+    cli: Cli, world: World, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """Training's rows are in the store; rows 1 and 2 of the file have no text; the first of the others is 3."""
+    table = [{"text": "", "label": "pos"}, {"text": "", "label": "neg"}, *without(rows(2, 900), "id")]
+    monkeypatch.setattr("embedkit.encoders.FeatureExtractor.encoder", lambda self: Broken())
+    monkeypatch.setattr("embedkit.cli.predict._BYTES", 1)
+    given(monkeypatch, f"{text(1)}\n{text(2)}\n{text(900)}\n".encode())
+    places = {
+        "data": write_jsonl(world.folder / "data/train.jsonl", [{**r, "text": r["text"] or None} for r in table]),
+        "folder": world.folder / "data",
+        "model": world.model,
+        "trained": world.trained.folder,
+    }
+    flags = ["--missing-text", "drop", "--store", world.trained.store, "--batch-tokens", "1"]
+    told = cli(*(argument.format(**places) for argument in arguments), *flags, code=65)
+    assert "row 3: the encoder gave a vector that is not finite" in told.err
+
+
 @pytest.mark.parametrize("flags", [[], ["--debug"]])
 def test_a_traceback_is_for_those_who_ask(cli: Cli, world: World, flags: list[str]) -> None:
     told = cli("extract", "nothing.csv", *flags, code=66)
@@ -856,12 +1002,14 @@ def test_wrong_data_are_told_before_a_missing_model(cli: Cli, world: World, comm
     data = world.raw(b"text,label\na,b\na,b,c\n")
     told = cli(command, data, "-m", "./nothing", "-o", "out.npz", code=65)
     assert "row 2" in told.err
-    (world.folder / "out.npz").mkdir()
+    (world.folder / "out.npz").touch()
     assert "out.npz exists" in cli(command, data, "-m", "./nothing", "-o", "out.npz", code=2).err
 
 
 def test_wrong_data_are_told_before_a_missing_classifier(cli: Cli, world: World) -> None:
     assert cli("evaluate", "nothing", "nothing.csv", code=66).err.count("nothing.csv") == 1
+    (world.folder / "out").mkdir()
+    assert "out exists" in cli("evaluate", "nothing", "nothing.csv", "-o", "out", code=2).err
 
 
 def test_an_unknown_positive_label_is_told_before_anything_is_encoded(cli: Cli, world: World) -> None:
@@ -1135,7 +1283,8 @@ def test_the_articles_of_the_demo() -> None:
 # -------------------------------------------------------------------------------------------------- processes
 
 _SLOW = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what runs in its background
 from embedkit.cli import main
 from embedkit.encoders.features import FeatureExtractor
 from tests.extract_worker import FakeEncoder
@@ -1152,14 +1301,13 @@ sys.exit(main())
 """
 
 
-def start(*arguments: object, code: str = "from embedkit.cli import main; import sys; sys.exit(main())") -> Any:  # noqa: ANN401
+def start(*arguments: object, code: str = "from embedkit.cli import main; import sys; sys.exit(main())") -> Any:
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
 
 
