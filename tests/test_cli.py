@@ -625,8 +625,8 @@ def test_flags_of_the_encoder() -> None:
     found = options.settings_of(
         parsed(
             "extract", "d", "-m", "m", "--revision", "r", "--pooling", "cls", "--layers", "2", "--layer-join",
-            "mean", "--no-normalize", "--max-length", "9", "--long", "mean", "--side", "left", "--prompt", "p", "--pairs",
-            "bi", "--precision", "bfloat16", "--engine", "torch", "--device", "cpu", "--batch-tokens", "7",
+            "mean", "--no-normalize", "--max-length", "9", "--long", "mean", "--side", "left", "--prompt", "p",
+            "--pairs", "bi", "--precision", "bfloat16", "--engine", "torch", "--device", "cpu", "--batch-tokens", "7",
             "--threads", "3",
         )
     )  # fmt: skip
