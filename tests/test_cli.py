@@ -626,8 +626,8 @@ def test_flags_of_the_encoder() -> None:
         parsed(
             "extract", "d", "-m", "m", "--revision", "r", "--pooling", "cls", "--layers", "2", "--layer-join",
             "mean", "--no-normalize", "--max-length", "9", "--long", "mean", "--side", "left", "--prompt", "p",
-            "--pairs", "bi", "--precision", "bfloat16", "--engine", "torch", "--device", "cpu", "--batch-tokens", "7",
-            "--threads", "3",
+            "--pairs", "bi", "--precision", "bfloat16", "--engine", "torch", "--device", "cpu", "--batch-tokens",
+            "7", "--threads", "3",
         )
     )  # fmt: skip
     expected = {
