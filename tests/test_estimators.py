@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from joblib.externals import loky
 from numpy.typing import NDArray
 from sklearn import config_context
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
@@ -46,7 +46,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from sklearn.utils import estimator_checks
+from sklearn.utils import estimator_checks, get_tags
 
 import embedkit
 from embedkit import EmbeddingClassifier, TextEncoder
@@ -65,6 +65,7 @@ from embedkit.errors import (
 from embedkit.estimators.frozen import FrozenClassifier, load_frozen
 from embedkit.estimators.inputs import as_inputs
 from embedkit.heads import HeadSpec, fit_head
+from embedkit.hub import Resolved, resolve_model
 from tests.tiny_models import make_encoder, make_sentence_transformer
 
 Floats = NDArray[np.floating[Any]]
@@ -237,6 +238,20 @@ CHECKS = [
 @pytest.mark.parametrize("estimator", [TextEncoder(), EmbeddingClassifier()], ids=["TextEncoder", "Classifier"])
 def test_scikit_learn_s_own_checks(check: str, estimator: object) -> None:
     getattr(estimator_checks, check)(type(estimator).__name__, estimator)
+
+
+def test_tags() -> None:
+    encoder, classifier = get_tags(TextEncoder()), get_tags(EmbeddingClassifier())
+    for tags in (encoder, classifier):
+        assert (tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.sparse) == (
+            True,
+            False,
+            False,
+        )
+    assert encoder.transformer_tags is not None
+    assert encoder.transformer_tags.preserves_dtype == []  # float32, whatever comes in
+    assert is_classifier(EmbeddingClassifier())
+    assert classifier.target_tags.required
 
 
 def test_scikit_learn_s_own_check_of_an_unfitted_classifier() -> None:
@@ -691,6 +706,41 @@ def test_the_store_is_read_at_each_call(
     encoder.set_params(store=tmp_path / "two").transform(TEXTS)
     assert encoder.set_params(store=str(tmp_path / "one")).transform(TEXTS).tobytes() == vectors[0].tobytes()
     assert len(encoded) == 2
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "1_Pooling/config.json"])
+def test_a_single_file_that_was_replaced_is_noticed(models: dict[str, str], tmp_path: Path, file: str) -> None:
+    folder = Path(shutil.copytree(models["unit"], tmp_path / "m"))
+    encoder = TextEncoder(folder).fit(TEXTS)
+    before = encoder.transform(TEXTS)
+    if file == "model.safetensors":
+        shutil.copy(Path(models["other"]) / file, folder / file)
+    else:
+        modes = json.loads((folder / file).read_text())
+        modes |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}
+        (folder / file).write_text(json.dumps(modes))
+    with pytest.raises(SpaceMismatchError, match="call fit again"):
+        encoder.transform(TEXTS)
+    assert np.abs(encoder.fit_transform(TEXTS) - before).max() > 0.01
+
+
+def test_the_model_is_looked_up_at_fit_and_not_again(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A branch of the hub may move between two fits; a prediction does not ask for it."""
+    asked: list[str] = []
+
+    def counted(name: str, **how: object) -> Resolved:
+        asked.append(name)
+        return resolve_model(name, **how)
+
+    monkeypatch.setattr("embedkit.encoders.features.resolve_model", counted)
+    encoder = TextEncoder(model)
+    for fits in (1, 2):
+        encoder.fit(TEXTS).transform(TEXTS)
+        encoder.transform(NEW)
+        assert asked == [model] * fits
+    classifier = fitted(model)
+    classifier.predict(NEW)
+    assert asked == [model] * 3
 
 
 def test_without_a_store_nothing_is_written(model: str, store: Path, encoded: list[int]) -> None:

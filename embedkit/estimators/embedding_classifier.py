@@ -134,7 +134,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _new_encoder(self) -> TextEncoder:
         if isinstance(self.encoder, str | Path):
-            return TextEncoder(self.encoder)  # type: ignore[arg-type]
+            return TextEncoder(self.encoder)
         if not isinstance(self.encoder, TextEncoder):
             raise UsageError(f"encoder is {self.encoder!r}; give a model's name, its folder, or a TextEncoder")
         encoder: TextEncoder = clone(self.encoder)

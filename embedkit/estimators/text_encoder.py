@@ -29,8 +29,8 @@ class TextEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     Parameters
     ----------
-    model : str, default "minilm"
-        ``"minilm"``, a folder, or a hub id.
+    model : str or Path, default "minilm"
+        ``"minilm"``, a folder, or a hub id; a Path is always a folder.
     pooling, layers, layer_join, normalize, max_length, long, side, prompt, pairs, precision, engine, device, \
 batch_tokens, threads, revision
         As in `embedkit.encoders.EncoderSettings`.
@@ -57,7 +57,7 @@ batch_tokens, threads, revision
 
     def __init__(
         self,
-        model: str = "minilm",
+        model: str | Path = "minilm",
         *,
         pooling: str | None = None,
         layers: int | str | Sequence[int] = -1,
