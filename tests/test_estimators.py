@@ -1200,6 +1200,8 @@ def test_pairs(model: str, pairs: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="X holds texts, but this encoder was fitted on pairs"):
             each.predict(TEXTS)
         assert each.predict([]).shape == (0,)
+    nothing = load_frozen(tmp_path / "a").predict([])
+    assert (nothing.codes.shape, nothing.probabilities.shape, nothing.extraction.rows) == ((0,), (0, 2), 0)
 
 
 def test_pairs_for_a_classifier_of_texts_are_refused(model: str, tmp_path: Path, encoded: list[int]) -> None:
@@ -1411,6 +1413,7 @@ def test_a_manifest_with_anything_missing_or_garbled_is_refused(model: str, arti
         (("kind",), "ner", "of the kind 'ner', but 'classifier' is needed"),
         (("min_reader",), 2, "has format version 1, this embedkit reads up to 1; use embedkit 0.1.0 or newer"),
         (("seed",), "x", "seed is of type str"),
+        (("seed",), True, "seed is of type bool"),
         (("data",), {"train": None}, "train is of type NoneType"),
     ],
 )
@@ -1490,6 +1493,28 @@ def test_an_encoder_that_moved(models: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="no model folder at") as caught:
         embedkit.load(tmp_path / "a", model=str(there))
     assert "--model" not in str(caught.value)
+
+
+def test_a_hub_model_s_artifact_takes_a_folder(models: dict[str, str], artifact: Path) -> None:
+    expected = embedkit.load(artifact).predict_proba(NEW)
+    pinned = {"model": "owner/name", "revision": "0" * 40}
+    rewrite(artifact, lambda manifest: manifest["encoder"]["settings"].update(pinned))
+    with pytest.raises(InputMissingError, match="name its folder with --model"):
+        embedkit.load(artifact)
+    np.testing.assert_array_equal(embedkit.load(artifact, model=models["unit"]).predict_proba(NEW), expected)
+    with pytest.raises(UsageError, match="not given by its URL"):  # the user's own, so not the folder's fault
+        embedkit.load(artifact, model="https://huggingface.co/owner/name")
+
+
+def test_how_to_compute_is_said_at_load(artifact: Path) -> None:
+    loaded = embedkit.load(artifact, device="cpu", threads=1)
+    assert (loaded.encoder_.device, loaded.encoder_.threads) == ("cpu", 1)
+    assert (loaded.encoder.device, loaded.encoder.threads) == ("cpu", 1)
+    assert embedkit.load(artifact).encoder_.device == "auto"
+    for asked, expected in ((16, 16), (None, 2048)):
+        assert load_frozen(artifact, batch_tokens=asked).extractor.settings.batch_tokens == expected
+    with pytest.raises(UsageError, match="threads is 0"):
+        embedkit.load(artifact, threads=0)
 
 
 def test_a_relative_model_is_found_from_elsewhere(
