@@ -34,7 +34,7 @@ class UsageError(EmbedkitError, ValueError):
     exit_code = 2
 
 
-class MissingExtraError(UsageError):
+class MissingExtraError(UsageError, ImportError):
     """A package that this command needs is not installed; the message names the extra."""
 
 

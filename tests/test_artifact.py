@@ -31,7 +31,7 @@ from embedkit.artifact import (
 from embedkit.errors import ArtifactError, InputMissingError, OutputExistsError
 
 
-def make(folder: Path, *, overwrite: bool = False, text: str = "one", **manifest: Any) -> Path:  # noqa: ANN401
+def make(folder: Path, *, overwrite: bool = False, text: str = "one", **manifest: Any) -> Path:
     with staged(folder, overwrite=overwrite) as stage:
         (stage / "tokenizer.json").write_text(text)
         (stage / "report").mkdir()
@@ -282,7 +282,7 @@ def test_links_are_refused_when_read_and_when_written(tmp_path: Path) -> None:
         read_manifest(folder)
 
 
-def edit(folder: Path, **changes: Any) -> None:  # noqa: ANN401
+def edit(folder: Path, **changes: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text()) | changes
     (folder / MANIFEST).write_text(json.dumps(manifest))
 

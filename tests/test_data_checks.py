@@ -58,7 +58,7 @@ def folder(path: Path, **splits: list[dict[str, Any]]) -> Path:
         (None, {}),
     ],
 )
-def test_class_counts(labels: Any, counts: dict[Any, int]) -> None:  # noqa: ANN401
+def test_class_counts(labels: Any, counts: dict[Any, int]) -> None:
     assert list(class_counts(labels).items()) == list(counts.items())
 
 

@@ -83,7 +83,7 @@ def test_decode_undoes_encode(labels: list[Any]) -> None:
         (("b", "a"), "<U1"),
     ],
 )
-def test_the_dtype_of_labels_is_kept(values: Any, dtype: str) -> None:  # noqa: ANN401
+def test_the_dtype_of_labels_is_kept(values: Any, dtype: str) -> None:
     codec = LabelCodec.fit(values)
     decoded = codec.decode(codec.encode(values))
     assert decoded.dtype == np.dtype(dtype)

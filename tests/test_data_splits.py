@@ -93,7 +93,7 @@ def test_too_few_rows_to_hold_out(labels: list[str], groups: list[int]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(pairs=rows, k=st.integers(2, 6), seed=seeds, rare=st.sampled_from(["drop", "train-only"]))
-def test_folds_test_every_row_once(pairs: list[tuple[str, int]], k: int, seed: int, rare: Any) -> None:  # noqa: ANN401
+def test_folds_test_every_row_once(pairs: list[tuple[str, int]], k: int, seed: int, rare: Any) -> None:
     labels, groups = columns(pairs)
     try:
         folds = stratified_folds(labels, groups, k, seed, rare=rare)

@@ -892,6 +892,14 @@ def test_layers_that_the_model_lacks_are_refused(
         ("batch_tokens", None, "batch_tokens is None"),
         ("threads", 0, "threads is 0"),
         ("threads", "2", "threads is '2'"),
+        ("device", "tpu", "device 'tpu' is unknown; allowed: auto, cpu, cuda, cuda:N, mps"),
+        ("device", "meta", "device 'meta' is unknown"),
+        ("device", "", "device '' is unknown"),
+        ("device", None, "device None is unknown"),
+        ("pooling", ["cls", "mean"], "it must be a text"),
+        ("prompt", 3, "prompt is 3; it must be a text"),
+        ("revision", 3, "revision is 3; it must be a text"),
+        ("normalize", "yes", "normalize is 'yes'; allowed: None, True, False"),
     ],
 )
 def test_settings_that_are_not_allowed_are_named_at_once(setting: str, value: object, message: str) -> None:
@@ -1092,13 +1100,21 @@ def test_threads_are_used_and_put_back(folders: Folders) -> None:
     assert torch.get_num_threads() == before
 
 
+def test_weights_that_change_before_they_are_loaded_are_refused(folders: Folders, tmp_path: Path) -> None:
+    """They would be stored under the digest of those that were there at first."""
+    folder = Path(shutil.copytree(folders(make_encoder, "bert"), tmp_path / "m"))
+    store = FeatureStore(tmp_path / "store")
+    opened = FeatureExtractor(EncoderSettings(str(folder)), store=store)
+    shutil.copy(folders(make_encoder, "bert", seed=1) / "model.safetensors", folder)
+    with pytest.raises(ModelError, match="the weights changed since they were read; start again"):
+        opened.transform(["a film"])
+    assert store.info()["rows"] == 0
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
         ("cuda:99", r"device 'cuda:99' is not there: torch sees \d+ CUDA devices"),
-        ("tpu", "device 'tpu' is unknown; allowed: auto, cpu, cuda, cuda:N, mps"),
-        ("meta", "device 'meta' is not supported; allowed: auto"),
-        ("", "device '' is unknown"),
     ],
 )
 def test_a_device_that_is_not_there_is_a_usage_error(folders: Folders, device: str, message: str) -> None:

@@ -216,7 +216,8 @@ def test_what_was_lost_on_the_way_is_said(model: Path) -> None:
     assert extractor.remarks(Extraction(rows=3)) == []
     done = Extraction(rows=4000, truncated=1200, empty=1)
     assert extractor.remarks(done) == [
-        "1,200 of 4,000 inputs have more than 9 tokens and lost their end; see --max-length and --long mean",
+        "1,200 of 4,000 inputs have more than 9 tokens and lost their end; see max_length and "
+        "long='mean' (--max-length, --long mean)",
         "1 of 4,000 inputs hold nothing that the tokenizer knows",
     ]
     assert "lost their start" in Bench(model, side="left").extractor.remarks(done)[0]
@@ -272,7 +273,7 @@ def test_the_settings_reach_the_encoder(model: Path) -> None:
     seen: dict[str, Any] = {}
 
     class Spy(FakeEncoder):
-        def run(self, tokens: Tokens, batches: Any, pad_id: int, views: Any, threads: int | None = None) -> Any:  # noqa: ANN401
+        def run(self, tokens: Tokens, batches: Any, pad_id: int, views: Any, threads: int | None = None) -> Any:
             seen.update(pad_id=pad_id, threads=threads, largest=max(map(len, batches)))
             return super().run(tokens, batches, pad_id, views, threads)
 
@@ -403,7 +404,7 @@ def test_zeros_are_refused_in_any_view_but_not_for_a_text_without_tokens(model: 
 
 def test_an_interrupt_keeps_what_is_ready(model: Path, tmp_path: Path) -> None:
     class Interrupted(FakeEncoder):
-        def run(self, *args: Any, **how: Any) -> Iterator[Any]:  # noqa: ANN401
+        def run(self, *args: Any, **how: Any) -> Iterator[Any]:
             for number, done in enumerate(super().run(*args, **how)):
                 if number == 3:
                     raise KeyboardInterrupt

@@ -161,7 +161,7 @@ class FeatureExtractor:
         self._encoder = encoder
         self._lock = threading.Lock()
         self.keeping = store is not None  # until the store fails
-        digests = FileDigests(None if store is None else store.root)
+        self._digests = digests = FileDigests(None if store is None else store.root)
         with ExitStack() as temporary:
             path = tokenizer_file(self.folder, store, digests, temporary)
             self.tokenizer: Tokenizer = self.recipe.tokenizer(path)
@@ -268,7 +268,7 @@ class FeatureExtractor:
             end = "start" if self.recipe.side == "left" else "end"
             said.append(
                 f"{done.truncated:,} of {done.rows:,} inputs have more than {self.recipe.max_length} tokens and "
-                f"lost their {end}; see --max-length and --long mean"
+                f"lost their {end}; see max_length and long='mean' (--max-length, --long mean)"
             )
         if done.empty:
             said.append(f"{done.empty:,} of {done.rows:,} inputs hold nothing that the tokenizer knows")
@@ -289,7 +289,10 @@ class FeatureExtractor:
                 from embedkit.encoders.torch_encoder import open_encoder
 
                 known_by = (*self.weights, str(self._descriptors[0]["config"]))
-                self._encoder = open_encoder(self.folder, known_by, self.recipe.precision, self.settings.device)
+                encoder = open_encoder(self.folder, known_by, self.recipe.precision, self.settings.device)
+                if [self._digests.sha256(path) for path in self.folder.weights] != self.weights:
+                    raise ModelError(f"{self.folder.path}: the weights changed since they were read; start again")
+                self._encoder = encoder
             return self._encoder
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
@@ -19,6 +21,7 @@ Side: TypeAlias = Literal["right", "left"]
 Layers: TypeAlias = int | str | Sequence[int]
 
 BATCH_TOKENS = 2048
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class EncoderSettings:
 
     Parameters
     ----------
-    model : str
-        ``"minilm"``, a folder, or a hub id; see `embedkit.hub.resolve_model`.
+    model : str or path
+        ``"minilm"``, a folder, or a hub id; a path object is always a folder; see `embedkit.hub.resolve_model`.
     revision : str, optional
         Branch, tag or commit of a hub id.
     pooling : str, optional
@@ -70,7 +73,7 @@ class EncoderSettings:
         A value is not allowed; the message lists what is.
     """
 
-    model: str
+    model: str | os.PathLike[str]
     revision: str | None = None
     pooling: str | None = None
     layers: Layers = -1
@@ -88,8 +91,17 @@ class EncoderSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_texts()
+        self._check_counts()
+        if self.pooling is not None:
+            parse_pooling(self.pooling)
+        object.__setattr__(self, "layers", parse_layers(self.layers))
+
+    def _check_choices(self) -> None:
         for name, allowed in (
             ("layer_join", get_args(Join)),
+            ("normalize", (None, True, False)),
             ("long", get_args(Long)),
             ("side", (None, *get_args(Side))),
             ("pairs", get_args(Pairs)),
@@ -98,15 +110,23 @@ class EncoderSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(str, allowed))}")
+
+    def _check_texts(self) -> None:
+        if not isinstance(self.model, str | os.PathLike):
+            raise UsageError(f"model is {self.model!r}; it must be a text or a path")
+        for name in ("revision", "pooling", "prompt"):
+            if not isinstance(getattr(self, name), str | None):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be a text")
+        if not _DEVICE.fullmatch(str(self.device)):
+            raise UsageError(f"device {self.device!r} is unknown; allowed: auto, cpu, cuda, cuda:N, mps")
+
+    def _check_counts(self) -> None:
         for name in ("max_length", "batch_tokens", "threads"):
             value = getattr(self, name)
             if value is None and name != "batch_tokens":
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least 1")
-        if self.pooling is not None:
-            parse_pooling(self.pooling)
-        object.__setattr__(self, "layers", parse_layers(self.layers))
 
 
 def parse_pooling(pooling: str) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ def resolve_root(explicit: str | Path | None) -> Path:
 
     The variable is read at each call.
     """
+    if explicit is not None and not str(explicit):
+        raise UsageError("the store's folder is an empty text; name one, or leave it out for the usual one")
     named = explicit if explicit is not None else os.environ.get("EMBEDKIT_STORE") or None
     if named is not None:
         return Path(named).expanduser()
