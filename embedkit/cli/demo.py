@@ -102,14 +102,14 @@ def _splits(seed: int) -> dict[str, Split]:
 
     from embedkit.data import Split, groups_of, holdout
 
-    texts, topics = _bbc()
+    texts, topics = bbc_news()
     rows = np.arange(1, len(texts) + 1)
     every = Split("all", "text", texts, topics, rows, _NAME)
     train, test = holdout(topics, groups_of(texts), 0.2, seed)
     return {"train": every.take(train, "train"), "test": every.take(test, "test")}
 
 
-def _bbc() -> tuple[list[str], list[str]]:
+def bbc_news() -> tuple[list[str], list[str]]:
     """Return the 2,225 articles of BBC News (Greene & Cunningham, 2006) and their topics.
 
     Read from the package's files: importing it prints, and numbers the topics as the file system lists them.
