@@ -6,12 +6,14 @@ import argparse
 import csv
 import io
 import json
+import os
 import re
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -379,6 +381,8 @@ def test_settings_of_the_encoder_reach_the_artifact(cli: Cli, model: Path, tmp_p
     metrics = json.loads(Path("out/metrics.json").read_text("utf-8"))
     assert metrics["truncated"] == 1
     assert metrics["settings"]["encoder"]["max_length"] == 8
+    assert json.loads(Path("out/embedkit.json").read_text("utf-8"))["encoder"]["stored_dtype"] == "float16"
+    assert {s["descriptor"]["stored_dtype"] for s in cli("cache", "info", "--json").json["spaces"]} == {"float16"}
     told = cli("predict", "out", text(3), text(999))
     assert "2 of 2 inputs have more than 8 tokens" in told.err
     assert cli("predict", "out", text(3), "--quiet").err == ""
@@ -410,7 +414,12 @@ def test_without_a_store_nothing_is_kept(cli: Cli, model: Path, tmp_path: Path) 
     data = write_csv(tmp_path / "data.csv", rows(10))
     for _ in range(2):
         assert cli("extract", data, "-m", model, "--no-store", "--json").json["computed"] == 10
+    cli("fit-head", data, "-m", model, "--no-store", "--store-dtype", "float16", "-o", "out", "--quiet", "--json")
+    for command in (["predict", "out", text(3)], ["evaluate", "out", data], ["inspect", data, "-m", model]):
+        cli(*command, "--no-store")
     assert not (tmp_path / "store").exists()
+    manifest = json.loads(Path("out/embedkit.json").read_text("utf-8"))
+    assert manifest["encoder"]["stored_dtype"] == "float16"
     assert cli("extract", data, "-m", model, "--store", "mine", "--json").json["computed"] == 10
     assert names(Path.cwd()) > {"mine/v1"}
     assert not (tmp_path / "store").exists()
@@ -1215,6 +1224,11 @@ def test_the_care_of_the_store(cli: Cli, model: Path, tmp_path: Path) -> None:
     assert names(tmp_path / "store") == everything
 
     first, second = (space["id"] for space in info["spaces"])
+    days = time.time() - 2 * 86_400
+    for path in [tmp_path / "store/v1" / first, *(tmp_path / "store/v1" / first).rglob("*")]:
+        os.utime(path, (days, days))
+    for age, removed in (("1d", 1), ("47h", 1), ("49h", 0), ("3d", 0), ("1w", 0)):
+        assert len(cli("cache", "gc", "--older-than", age, "--json").json["removed"]) == removed
     cli("cache", "purge", "--space", first[:8], code=2)
     assert names(tmp_path / "store") == everything
     cli("cache", "purge", "--space", first[:8], "--yes")
@@ -1308,6 +1322,7 @@ def start(*arguments: object, code: str = "from embedkit.cli import main; import
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parent.parent,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
 
 
