@@ -464,6 +464,12 @@ def test_what_is_wrong_with_the_splits_is_said_once(cli: Cli, model: Path, tmp_p
             assert re.search(r"^test +4 +3 +0 +0 +3$", said, re.M)
 
 
+def test_a_note_that_two_splits_share_is_said_once(cli: Cli, model: Path, tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "data.csv", [*rows(20), {**rows(1)[0], "label": "pos"}])
+    told = cli("fit-head", data, "--test", data, "-m", model, "-o", "out")
+    assert told.err.count("1 text has more than one label") == 1
+
+
 def test_a_fit_that_does_not_converge_is_said(cli: Cli, model: Path, tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", rows(40))
     told = cli("fit-head", data, "-m", model, "-o", "out", "--clf-param", "max_iter=1", "--json")

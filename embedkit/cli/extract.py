@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = options.dataset_of(args)
     require_texts(dataset.kind)
     tallies = dataset.check()
-    told: set[str] = set()
-    tell_notes(args, dataset.notes, told)
+    tell_notes(args, dataset.notes)
     extractor = options.extractor_of(args, keep_going=False)
     say(args, f"{settings.model}: pooling {'+'.join(extractor.recipe.poolings)}, "
         f"at most {extractor.recipe.max_length} tokens a text")  # fmt: skip
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             say(args, "what was computed is saved; run the same command again for the rest")
         raise
     facts = _facts(total, extractor, "pair" if dataset.kind == "pair" else "text")
-    tell_notes(args, extractor.remarks(total), told)
+    tell_notes(args, extractor.remarks(total))
     if args.output:
         say(args, f"saved in {args.output}")
     if args.json:

@@ -39,11 +39,10 @@ def run(args: argparse.Namespace) -> int:
         dataset = options.dataset_of(args)
         require_texts(dataset.kind)
         splits = dataset.splits(seed=args.seed, columns=False)
-        told: set[str] = set()
-        tell_notes(args, [*dataset.notes, *check_training(splits)], told)
+        tell_notes(args, [*dataset.notes, *check_training(splits)])
         extractor = options.extractor_of(args, keep_going=True)
         trained = train(args, splits, extractor, spec, declared=dataset.declared)
-        tell_notes(args, trained.notes, told)
+        tell_notes(args, trained.notes)
         write_run(stage, trained, {"data": args.data, "model": settings.model, "seed": args.seed})
     report(args, trained, args.output)
     return 0

@@ -69,13 +69,10 @@ class _ToStderr(logging.Handler):
         warn(record.getMessage())
 
 
-def tell_notes(args: argparse.Namespace, notes: Iterable[str], told: set[str] | None = None) -> None:
+def tell_notes(args: argparse.Namespace, notes: Iterable[str]) -> None:
     """Say what is worth knowing about data or a fit, each note once."""
-    told = set() if told is None else told
-    for note in notes:
-        if note not in told:
-            told.add(note)
-            say(args, f"note: {note}")
+    for note in dict.fromkeys(notes):
+        say(args, f"note: {note}")
 
 
 def table(rows: Sequence[Sequence[object]], *, left: frozenset[int] = frozenset({0})) -> str:
