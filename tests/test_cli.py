@@ -1287,6 +1287,7 @@ def test_the_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(Path("artifacts/demo")) > {"report/confusion_matrix.png", "embedkit.json"}
     again = cli("demo", "--json").json
     assert (again["computed"], again["hits"]) == (0, 60)
+    assert again["splits"]["test"]["n"] == 12
     assert [answer["label"] for answer in again["predictions"]] == ["sport", "business", "tech"]
     cli("demo", "-o", "mine", "--quiet")
     assert "mine exists" in cli("demo", "-o", "mine", code=2).err
