@@ -379,7 +379,7 @@ def _unreachable(asked: _Asked, error: Exception) -> EmbedkitError | None:
         return None
     at = f" at revision {asked.revision!r}" if asked.revision else ""
     return asked.missing(
-        f"{asked.repository}{at} is not, or not whole, in the local cache, and {why}: {remedy}, or give the "
+        f"{asked.repository}{at} is not complete in the local cache, and {why}: {remedy}, or give the "
         f"folder of a copy{_hint(asked.name)}"
     )
 

@@ -1005,6 +1005,29 @@ def test_a_row_is_called_what_it_is_in_the_file(
     assert "row 3: the encoder gave a vector that is not finite" in told.err
 
 
+def test_a_bug_is_told_from_an_error_and_quotes_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr("embedkit.data.open_dataset", broken)
+    told = cli("inspect", tmp_path / "x.csv", code=70)
+    assert told.err == (
+        "embedkit: error: internal error (RuntimeError); run it again with --debug and report what it shows\n"
+    )
+    assert "Traceback" in cli("inspect", tmp_path / "x.csv", "--debug", code=70).err
+
+
+def test_the_spaces_that_extract_names_are_those_of_the_store(cli: Cli, model: Path, tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "reviews.csv", rows(6))
+    spaces = cli("extract", data, "-m", model, "--pooling", "cls+mean", "--json").json["store_spaces"]
+    assert len(spaces) == 2
+    assert {space["id"] for space in cli("cache", "info", "--json").json["spaces"]} == set(spaces)
+    cli("cache", "purge", "--space", spaces[0], "--yes")
+    assert [space["id"] for space in cli("cache", "info", "--json").json["spaces"]] == spaces[1:]
+
+
 @pytest.mark.parametrize("flags", [[], ["--debug"]])
 def test_a_traceback_is_for_those_who_ask(cli: Cli, world: World, flags: list[str]) -> None:
     told = cli("extract", "nothing.csv", *flags, code=66)

@@ -524,7 +524,7 @@ def test_a_copy_that_is_not_whole(hub: Hub, lost: str, offline: Callable[[], Non
     folder = resolve_model("org/model").folder
     (folder / lost).unlink()
     offline()
-    with pytest.raises(InputMissingError, match="not, or not whole, in the local cache"):
+    with pytest.raises(InputMissingError, match="not complete in the local cache"):
         resolve_model("org/model")
 
 

@@ -121,6 +121,7 @@ def _facts(total: Extraction, extractor: FeatureExtractor, kind: str) -> dict[st
         "empty": total.empty,
         "dim": extractor.width(kind),
         "space": extractor.space(kind),
+        "store_spaces": [space.id for space in extractor.spaces or ()],
         "seconds": round(total.seconds, 3),
         "load_seconds": round(total.load_seconds, 3),
         "encode_seconds": round(total.encode_seconds, 3),
@@ -131,4 +132,6 @@ def _facts(total: Extraction, extractor: FeatureExtractor, kind: str) -> dict[st
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
     return f"{value:,}" if isinstance(value, int | float) else "-" if value is None else str(value)

@@ -18,14 +18,14 @@ from embedkit.cli.output import escaped, listening
 from embedkit.errors import EmbedkitError
 
 _COMMANDS = (inspect, extract, fit_head, evaluate, predict, cache, demo)
-_IO, _INTERRUPTED, _PIPE = 74, 130, 141
+_INTERNAL, _IO, _INTERRUPTED, _PIPE = 70, 74, 130, 141
 _LAYERS = re.compile(r"-\d+(,-?\d+)+")
 _EPILOG = """\
 DATA is a folder with split files (train; validation, valid, val or dev; test), one file (20 % is then held out
 as test), or hf:name[/config]. Formats: csv, tsv, jsonl, parquet, arrow, CoNLL columns.
 
 exit codes: 0 done; 1 done, but a gate was missed; 2 usage; 65 bad data, model or artifact; 66 input missing;
-74 input/output; 130 interrupted
+70 internal error; 74 input/output; 130 interrupted
 """
 
 
@@ -95,6 +95,10 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         return _failed(args, f"{place}{error.strerror or error}", _IO)
+    except Exception as error:
+        # Its message may quote a text; the traceback is for those who ask.
+        what = f"internal error ({type(error).__name__}); run it again with --debug and report what it shows"
+        return _failed(args, what, _INTERNAL)
 
 
 def _failed(args: argparse.Namespace, message: str, code: int) -> int:
