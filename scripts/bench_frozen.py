@@ -170,8 +170,8 @@ def render(results: dict[str, Any]) -> str:
         "Median of each side; ratios are medians over the rounds of both sides in one round.",
         "",
         "all-MiniLM-L6-v2. The peer is sentence-transformers "
-        f"{version('sentence-transformers')}, `encode`, torch float32, batches of 32. Equal texts are encoded once on "
-        "our side; a rate counts all texts.",
+        f"{version('sentence-transformers')}, `encode`, torch float32, batches of 32. Equal texts are "
+        "encoded once on our side; a rate counts all texts.",
         "",
         "| texts | way | texts/s | times the peer | smallest cosine to the peer |",
         "|---|---|---|---|---|",

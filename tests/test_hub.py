@@ -605,7 +605,7 @@ def test_older_releases_of_huggingface_hub_keep_no_lists(
     assert caplog.records == []
 
 
-@pytest.mark.parametrize(("ref", "says"), [("", "is damaged"), ("main", "not whole"), ("../x", "not whole")])
+@pytest.mark.parametrize(("ref", "says"), [("", "is damaged"), ("main", "not complete"), ("../x", "not complete")])
 def test_a_damaged_ref(cache: Path, ref: str, says: str, offline: Callable[[], None]) -> None:
     snapshot(cache, *PLAIN, ref=ref)
     offline()
