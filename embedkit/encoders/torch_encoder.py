@@ -23,7 +23,6 @@ from embedkit.runtime.batching import Batch, pad
 from embedkit.runtime.pooling import pool
 from embedkit.runtime.tokens import Tokens
 
-ENGINE = "torch"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _KEPT_OPEN = 2
 log = logging.getLogger("embedkit.encoders")
@@ -319,7 +318,7 @@ class _PackedLinear(torch.nn.Module):
     """A frozen linear layer whose weights oneDNN has laid out once, with the activation that follows.
 
     torch's own `Linear` lays them out again at each call, or goes through a library that knows fewer CPUs:
-    measured on 2 cores of an AMD EPYC 12 % (1,000 tokens) to 75 % (27 tokens) slower.
+    on 2 cores of an AMD EPYC 8 to 18 % slower at 1,000 tokens, 19 to 72 % at 27 (``scripts/bench_linear.py``).
     """
 
     def __init__(self, linear: torch.nn.Linear, activation: str) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedkit.errors import UsageError
 from embedkit.runtime.tokens import Tokens
 
-# What starting one more batch costs, in tokens of padding (measured: MiniLM, 2 cores, float32).
+# What starting one more batch is taken to cost, in tokens of padding.
 _BATCH_COST = 64
 
 
