@@ -13,7 +13,7 @@ from embedkit.errors import InputMissingError, require
 
 if TYPE_CHECKING:
     from embedkit.data import Split
-    from embedkit.encoders import FeatureExtractor
+    from embedkit.encoders import EncoderSettings
     from embedkit.evaluation.frozen import FrozenRun
 
 _NAME = "BBC News"
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     with staged(Path(output), overwrite=args.overwrite or args.output is None) as stage:
         splits = _splits(args.seed)
         tell_notes(args, check_training(splits))
-        trained = fit_head.train(args, splits, _extractor(args), HeadSpec(seed=args.seed))
+        extractor = options.extractor_of(args, _settings(args), keep_going=True)
+        trained = fit_head.train(args, splits, extractor, HeadSpec(seed=args.seed))
         tell_notes(args, trained.notes)
         write_run(stage, trained, {"data": _NAME, "model": "minilm", "seed": args.seed})
     predicted = _predict(trained)
@@ -76,18 +77,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _extractor(args: argparse.Namespace) -> FeatureExtractor:
-    from embedkit.encoders import EncoderSettings, FeatureExtractor
-    from embedkit.store import open_store
+def _settings(args: argparse.Namespace) -> EncoderSettings:
+    from embedkit.encoders import EncoderSettings
 
-    settings = EncoderSettings(
+    return EncoderSettings(
         "minilm",
         device=args.device,
         threads=args.threads,
         batch_tokens=EncoderSettings.batch_tokens if args.batch_tokens is None else args.batch_tokens,
     )
-    store = open_store(False if args.no_store else args.store, args.store_dtype)
-    return FeatureExtractor(settings, store=store, dtype=args.store_dtype)
 
 
 def _predict(trained: FrozenRun) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     require_texts(dataset.kind)
     tallies = dataset.check()
     tell_notes(args, dataset.notes)
-    extractor = options.extractor_of(args, keep_going=False)
+    extractor = options.extractor_of(args, settings, keep_going=False)
     say(args, f"{settings.model}: pooling {'+'.join(extractor.recipe.poolings)}, "
         f"at most {extractor.recipe.max_length} tokens a text")  # fmt: skip
     try:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if extractor.keeping:
             say(args, "what was computed is saved; run the same command again for the rest")
         raise
-    facts = _facts(total, extractor, "pair" if dataset.kind == "pair" else "text")
+    facts = _facts(total, extractor, dataset.kind)
     tell_notes(args, extractor.remarks(total))
     if args.output:
         say(args, f"saved in {args.output}")
@@ -96,7 +96,7 @@ def _file(
     return feature_file(
         Path(args.output),
         rows={name: tally.rows for name, tally in tallies.items()},
-        width=extractor.width("pair" if dataset.kind == "pair" else "text"),
+        width=extractor.width(dataset.kind),
         codec=codec,
         labelled=labelled,
         columns=_columns(dataset),

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         require_texts(dataset.kind)
         splits = dataset.splits(seed=args.seed, columns=False)
         tell_notes(args, [*dataset.notes, *check_training(splits)])
-        extractor = options.extractor_of(args, keep_going=True)
+        extractor = options.extractor_of(args, settings, keep_going=True)
         trained = train(args, splits, extractor, spec, declared=dataset.declared)
         tell_notes(args, trained.notes)
         write_run(stage, trained, {"data": args.data, "model": settings.model, "seed": args.seed})

@@ -205,14 +205,19 @@ def settings_of(args: argparse.Namespace) -> EncoderSettings:
     )
 
 
-def extractor_of(args: argparse.Namespace, *, keep_going: bool) -> FeatureExtractor:
-    """Open the model and the store that the flags name."""
+def extractor_of(args: argparse.Namespace, settings: EncoderSettings, *, keep_going: bool) -> FeatureExtractor:
+    """Open a model and the store that the flags name."""
     from embedkit.encoders import FeatureExtractor
     from embedkit.store import open_store
 
-    settings = settings_of(args)
-    store = open_store(False if args.no_store else args.store, args.store_dtype)
+    store = open_store(_place_of(args), args.store_dtype)
     return FeatureExtractor(settings, store=store, dtype=args.store_dtype, keep_going=keep_going)
+
+
+def _place_of(args: argparse.Namespace) -> str | bool | None:
+    """Return where features are kept, as `embedkit.store.open_store` takes it."""
+    place: str | None = args.store
+    return False if args.no_store else place
 
 
 def classifier_of(args: argparse.Namespace) -> FrozenClassifier:
@@ -225,7 +230,7 @@ def classifier_of(args: argparse.Namespace) -> FrozenClassifier:
     return load_frozen(
         Path(args.folder),
         model=args.model,
-        store=False if args.no_store else args.store,
+        store=_place_of(args),
         device=args.device,
         batch_tokens=args.batch_tokens,
         threads=args.threads,
@@ -241,7 +246,7 @@ def tokenizer_of(args: argparse.Namespace) -> Tokenizer:
     from embedkit.store import open_store
 
     settings = EncoderSettings(args.model, revision=args.revision, max_length=args.max_length)
-    return FeatureExtractor(settings, store=open_store(False if args.no_store else args.store)).tokenizer
+    return FeatureExtractor(settings, store=open_store(_place_of(args))).tokenizer
 
 
 def head_of(args: argparse.Namespace) -> HeadSpec:

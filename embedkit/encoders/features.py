@@ -25,10 +25,18 @@ from embedkit.errors import ModelError, StoreError
 from embedkit.hub import resolve_model
 from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens
-from embedkit.store import FeatureStore, FileDigests, Space, Writer, distinct, space_id
+from embedkit.store import (
+    FLOAT16_MAX,
+    STORED_DTYPE,
+    FeatureStore,
+    FileDigests,
+    Space,
+    Writer,
+    distinct,
+    space_id,
+)
 
 StoreDtype: TypeAlias = Literal["float32", "float16"]
-_FLOAT16_MAX = 65504.0
 
 log = logging.getLogger("embedkit.encoders")
 
@@ -135,6 +143,13 @@ class FeatureExtractor:
     encoder : Encoder, optional
         Computes instead of the folder's own weights (tests).
 
+    Attributes
+    ----------
+    spaces : list of Space or None
+        The store's space of each view; None without a store.
+    keeping : bool
+        Whether new features are kept; False once the store has failed.
+
     Raises
     ------
     InputMissingError, ModelError, UsageError
@@ -156,8 +171,7 @@ class FeatureExtractor:
         self.recipe: Recipe = make_recipe(settings, self.folder)
         self.dtype: StoreDtype = store.dtype if store is not None else dtype
         self.progress = progress
-        self._store = store
-        self._keep_going = keep_going
+        self.keep_going = keep_going
         self._encoder = encoder
         self._lock = threading.Lock()
         self.keeping = store is not None  # until the store fails
@@ -166,13 +180,13 @@ class FeatureExtractor:
             path = tokenizer_file(self.folder, store, digests, temporary)
             self.tokenizer: Tokenizer = self.recipe.tokenizer(path)
             self._descriptors = view_descriptors(self.recipe, self.folder, self.tokenizer, path, digests, "torch")
-        self._spaces = None if store is None else [store.space(described) for described in self._descriptors]
+        self.spaces = None if store is None else [store.space(described) for described in self._descriptors]
 
     # ------------------------------------------------------------------------------------------ identity
 
     def space(self, kind: str = "text") -> str:
         """Return the id of the feature space of texts or pairs, 32 hexadecimal digits."""
-        views = [space_id({**described, "stored_dtype": self.dtype}) for described in self._descriptors]
+        views = [space_id({**described, STORED_DTYPE: self.dtype}) for described in self._descriptors]
         return self.recipe.space(views, kind)
 
     @property
@@ -294,16 +308,6 @@ class FeatureExtractor:
                     raise ModelError(f"{self.folder.path}: the weights changed since they were read; start again")
                 self._encoder = encoder
             return self._encoder
-
-    @property
-    def spaces(self) -> list[Space] | None:
-        """The store's space of each view."""
-        return self._spaces
-
-    @property
-    def keep_going(self) -> bool:
-        """Whether a store that cannot be written is a warning."""
-        return self._keep_going
 
 
 @dataclass(frozen=True)
@@ -448,9 +452,11 @@ class _Job:
         if zeros.any():
             row = self._rows[places[zeros][0]]
             raise ModelError(f"row {row}: the encoder gave nothing but zeros; its weights are damaged")
-        if self._extractor.dtype == "float16" and (peak > _FLOAT16_MAX).any():
-            row = self._rows[places[(peak > _FLOAT16_MAX).any(axis=0)][0]]
-            raise ModelError(f"row {row}: a number beyond 65504 does not fit float16; use --store-dtype float32")
+        if self._extractor.dtype == "float16" and (peak > FLOAT16_MAX).any():
+            row = self._rows[places[(peak > FLOAT16_MAX).any(axis=0)][0]]
+            raise ModelError(
+                f"row {row}: a number beyond {FLOAT16_MAX:.0f} does not fit float16; use --store-dtype float32"
+            )
 
     def _check_width(self, places: NDArray[np.int64], width: int, expected: int) -> None:
         if width != expected:

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from embedkit.artifact import staged
 from embedkit.data import LabelCodec, class_counts, require_classes
 from embedkit.errors import DataError, UsageError
-from embedkit.estimators.frozen import FrozenClassifier, exact_settings, load_frozen
+from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings, load_frozen
 from embedkit.estimators.inputs import as_inputs, as_labels
 from embedkit.estimators.text_encoder import TextEncoder
 from embedkit.heads import Head, HeadSpec, fit_head, head_from_estimator
@@ -183,14 +183,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _head_settings(self, spec: HeadSpec | None) -> dict[str, Any]:
         if spec is None:
             return {"clf": f"{type(self.head).__module__}.{type(self.head).__name__}"}
-        return {
-            "clf": spec.clf,
-            "scale": spec.scale,
-            "params": dict(spec.params),
-            "class_weight": dict(spec.class_weight)
-            if isinstance(spec.class_weight, Mapping)
-            else spec.class_weight,
-        }
+        return head_settings(spec)
 
     def _features(self, X: Any) -> NDArray[np.float32]:  # noqa: N803, ANN401
         check_is_fitted(self, "head_")

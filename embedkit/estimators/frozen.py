@@ -25,7 +25,7 @@ from embedkit.errors import (
     SpaceMismatchError,
     UsageError,
 )
-from embedkit.heads import Head, head_from_state
+from embedkit.heads import Head, HeadSpec, head_from_state
 from embedkit.runtime.tokens import Text
 from embedkit.store import open_store
 
@@ -153,6 +153,17 @@ def exact_settings(extractor: FeatureExtractor) -> EncoderSettings:
         device="auto",
         threads=None,
     )
+
+
+def head_settings(spec: HeadSpec) -> dict[str, Any]:
+    """Return what a manifest says of a head's settings."""
+    weights = spec.class_weight
+    return {
+        "clf": spec.clf,
+        "scale": spec.scale,
+        "params": dict(spec.params),
+        "class_weight": dict(weights) if isinstance(weights, Mapping) else weights,
+    }
 
 
 def installed(names: Sequence[str]) -> dict[str, str]:

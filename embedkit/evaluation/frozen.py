@@ -12,7 +12,7 @@ from embedkit.data import SPLITS, Dataset, LabelCodec, Split, check_splits, requ
 from embedkit.data.text import name_of, names_of
 from embedkit.encoders import Extraction, FeatureExtractor, Features, require_texts
 from embedkit.errors import DataError, UsageError
-from embedkit.estimators.frozen import FrozenClassifier, Predictions, exact_settings
+from embedkit.estimators.frozen import FrozenClassifier, Predictions, exact_settings, head_settings
 from embedkit.evaluation.judge import Judgement, judge
 from embedkit.evaluation.report import write_metrics, write_report
 from embedkit.heads import HeadSpec, fit_head
@@ -125,8 +125,7 @@ def train_frozen(
         names=codec.names,
         threads=threads,
     )
-    kind = "pair" if train.kind == "pair" else "text"
-    classifier = FrozenClassifier(extractor, fitted.head, codec, kind, _about(spec, splits, fitted.scaled))
+    classifier = FrozenClassifier(extractor, fitted.head, codec, train.kind, _about(spec, splits, fitted.scaled))
     run = FrozenRun(classifier, extraction=total, notes=[*extractor.remarks(total), *fitted.notes])
     before = time.perf_counter()
     for name, split in splits.items():
@@ -158,13 +157,7 @@ def _features(extractor: FeatureExtractor, split: Split) -> Features:
 
 
 def _about(spec: HeadSpec, splits: Mapping[str, Split], scaled: bool) -> dict[str, Any]:
-    settings = {
-        "clf": spec.clf,
-        "scale": spec.scale,
-        "scaled": scaled,
-        "params": dict(spec.params),
-        "class_weight": dict(spec.class_weight) if isinstance(spec.class_weight, Mapping) else spec.class_weight,
-    }
+    settings = {**head_settings(spec), "scaled": scaled}
     data = {name: {"rows": len(split), "fingerprint": split.fingerprint()} for name, split in splits.items()}
     return {"head_settings": settings, "data": data, "seed": spec.seed}
 
@@ -187,12 +180,11 @@ def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None
     settings : mapping
         What the run was told, beside the encoder's settings.
     """
-    encoder = vars(exact_settings(run.classifier.extractor))
     write_metrics(
         folder,
         splits={name: entry.judgement.metrics for name, entry in run.judged.items()},
         seconds=run.seconds,
-        settings={**settings, "encoder": {**encoder, "layers": list(encoder["layers"])}},
+        settings={**settings, "encoder": vars(exact_settings(run.classifier.extractor))},
         truncated=run.truncated,
     )
     shown = shown_split(run.judged)
@@ -249,22 +241,26 @@ def split_to_judge(dataset: Dataset, wanted: str | None, about: Mapping[str, Any
     if split.labels is None:
         raise DataError(f"{split.source}: the split {split.name} has no labels, so nothing can be judged on it")
     _require_one_label(split)
-    trained = about.get("data", {}).get(TRAIN, {}).get("fingerprint")
-    if split.fingerprint() == trained:
+    if split.fingerprint() == _trained_on(about):
         dataset.notes.append(f"{split.source}: these are the rows that the classifier was trained on")
     return split
 
 
+def _trained_on(about: Mapping[str, Any]) -> str | None:
+    """Return the fingerprint of the rows that a classifier was trained on; None where it is not known."""
+    fingerprint: str | None = about.get("data", {}).get(TRAIN, {}).get("fingerprint")
+    return fingerprint
+
+
 def _of_file(dataset: Dataset, wanted: str | None, about: Mapping[str, Any]) -> Split:
     parts = replace(dataset, notes=[])
-    trained = about.get("data", {}).get(TRAIN, {}).get("fingerprint")
     try:
         splits = parts.splits(seed=int(about.get("seed", 42)), columns=False)
     except DataError:  # too few rows to hold some out, so none were; or a row is wrong, and is said to be below
         if wanted is not None:
             raise
         splits = {}
-    if wanted is None and (not splits or splits[TRAIN].fingerprint() != trained):
+    if wanted is None and (not splits or splits[TRAIN].fingerprint() != _trained_on(about)):
         (name,) = dataset.sources
         whole = dataset.split(name, columns=False)
         dataset.notes.append(f"{whole.source}: all {len(whole):,} rows are judged")

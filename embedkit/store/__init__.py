@@ -8,6 +8,7 @@ it; deleting any file costs time, not correctness.
 from __future__ import annotations
 
 from embedkit.store.feature_store import (
+    STORED_DTYPE,
     CareReport,
     Damage,
     FeatureStore,
@@ -19,9 +20,11 @@ from embedkit.store.feature_store import (
 )
 from embedkit.store.identity import FileDigests, space_id
 from embedkit.store.keys import distinct, text_keys
-from embedkit.store.space import Hits, RefusedVectorError, Space, Writer
+from embedkit.store.space import FLOAT16_MAX, Hits, RefusedVectorError, Space, Writer
 
 __all__ = [
+    "FLOAT16_MAX",
+    "STORED_DTYPE",
     "CareReport",
     "Damage",
     "FeatureStore",
