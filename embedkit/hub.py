@@ -278,7 +278,7 @@ def _module_folders(file: Path, repository: str) -> list[str]:
         return []
     try:
         paths = [str(module["path"]).strip("/") for module in json.loads(file.read_bytes())]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         paths = [".."]
     if any(".." in path or "\\" in path for path in paths):
         raise ModelError(

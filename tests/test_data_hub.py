@@ -69,10 +69,10 @@ def test_lists_of_class_labels(hub: Callable[[Load], None]) -> None:
     )
     values = {"tokens": [["EU", "said"], []], "ner_tags": [[1, 0], []], "pos_tags": [[7, 8], []]}
     hub(lambda *_, **__: DatasetDict(train=datasets.Dataset.from_dict(values, features)))
-    dataset = open_dataset("hf:conll", task="ner")
+    dataset = open_dataset("hf:conll2003", task="ner")
     assert dataset.declared == ("O", "B-ORG")
     assert dataset.split("train").labels == [["B-ORG", "O"], []]
-    assert open_dataset("hf:conll", task="pos").split("train").labels == [["7", "8"], []]
+    assert open_dataset("hf:conll2003", task="pos").split("train").labels == [["7", "8"], []]
 
 
 def test_files_that_datasets_writes(tmp_path: Path, hub: Callable[[Load], None]) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from embedkit import __version__
 from embedkit.cli import cache, demo, evaluate, extract, fit_head, inspect, predict
 from embedkit.cli.options import Parser
-from embedkit.cli.output import escaped, listening
+from embedkit.cli.output import inert, listening
 from embedkit.errors import EmbedkitError
 
 _COMMANDS = (inspect, extract, fit_head, evaluate, predict, cache, demo)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args, unknown = build_parser().parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if unknown:  # said here, by the command whose help lists what there is
-        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        args.parser.error(inert(f"unrecognized arguments: {' '.join(unknown)}"))
     # Set before the hub's library is imported: it draws bars of its own.
     if args.quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -103,9 +103,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _failed(args: argparse.Namespace, message: str, code: int) -> int:
     if args.debug:
-        traceback.print_exc()
+        print(inert(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
     # The list of a file's columns is the one message of several lines.
-    print(f"embedkit: error: {escaped(message, keep=chr(10))}", file=sys.stderr)
+    print(f"embedkit: error: {inert(message, keep=chr(10))}", file=sys.stderr)
     return code
 
 

@@ -19,15 +19,22 @@ def escaped(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
+def inert(text: str, keep: str = "") -> str:
+    """Return text for stderr, which others keep as a log: `escaped`, and without tokens and passwords of URLs."""
+    from embedkit.artifact import scrub
+
+    return escaped(scrub(text), keep)
+
+
 def say(args: argparse.Namespace, text: str = "") -> None:
     """Tell the user something on stderr, unless told to be quiet."""
     if not args.quiet:
-        print(escaped(text, keep="\n"), file=sys.stderr)
+        print(inert(text, keep="\n"), file=sys.stderr)
 
 
 def warn(text: str) -> None:
     """Tell the user something on stderr that must not be missed."""
-    print(f"warning: {escaped(text)}", file=sys.stderr)
+    print(f"warning: {inert(text)}", file=sys.stderr)
 
 
 def show(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,15 +27,22 @@ SPLIT_NAMES = {
 }
 """What a split may be called, and what we call it."""
 
+# A repository of the hub: what is written otherwise, such as ../x, `datasets` would take for a place on this disk.
+_REPOSITORY = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+
 
 def declared_labels(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return the label names in the JSON form of `datasets.Features`, by column; also those of lists of labels."""
     found = {}
     for column, feature in features.items():
         inner = feature.get("feature", feature) if isinstance(feature, dict) else None
-        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and inner.get("names"):
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" and _are_names(inner.get("names")):
             found[column] = tuple(inner["names"])
     return found
+
+
+def _are_names(names: object) -> bool:
+    return isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
 
 
 def _declared_in(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
@@ -42,7 +50,7 @@ def _declared_in(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str,
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return declared_labels(features)
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -210,7 +218,7 @@ def _candidates(address: str) -> tuple[list[tuple[str, str | None]], str | None]
     """Return the (name, configuration) pairs that an address may mean, the likeliest first, and the revision."""
     path, _, revision = address.removeprefix("hf:").partition("@")
     parts = path.split("/")
-    if not all(parts) or len(parts) > 3:
+    if len(parts) > 3 or not _REPOSITORY.fullmatch("/".join(parts[:2])) or not all(parts):
         raise UsageError(
             f"{name_of(address)} is not a data set's address; write hf:name, hf:owner/name, hf:name/config or "
             "hf:owner/name/config, with @revision behind it where needed"
@@ -221,6 +229,13 @@ def _candidates(address: str) -> tuple[list[tuple[str, str | None]], str | None]
     return whole + ([(parts[0], parts[1])] if len(parts) == 2 else []), revision or None
 
 
+def _is_format(name: str) -> bool:
+    """Whether `datasets` would read whatever lies in the current folder; older releases read pickles too."""
+    from datasets import packaged_modules
+
+    return (Path(packaged_modules.__path__[0]) / name).is_dir()
+
+
 def _load(address: str) -> Mapping[str, Any]:
     from datasets import load_dataset  # type: ignore[import-untyped,unused-ignore]
     from datasets.exceptions import DatasetNotFoundError
@@ -229,6 +244,10 @@ def _load(address: str) -> Mapping[str, Any]:
     for name, config in candidates:
         if Path(name).exists():  # load_dataset would read it instead of the hub
             raise UsageError(f"{address}: there is a local {name_of(name)} here; give that path, or run elsewhere")
+        if _is_format(name):
+            raise UsageError(
+                f"{address}: {name_of(name)} is a format, not a data set of the hub; give the file or folder itself"
+            )
         try:
             loaded: Mapping[str, Any] = load_dataset(name, config, revision=revision)
         except DatasetNotFoundError:
@@ -244,6 +263,8 @@ def _load(address: str) -> Mapping[str, Any]:
 
 def _hub_error(address: str, name: str, error: Exception) -> Exception:
     """Say in our words what `datasets` raised."""
+    from datasets.exceptions import DatasetGenerationError
+
     said = " ".join(str(error).split())[:300]
     if (isinstance(error, RuntimeError) and "script" in said.lower()) or "trust_remote_code" in said:
         return DataError(
@@ -257,4 +278,6 @@ def _hub_error(address: str, name: str, error: Exception) -> Exception:
             f"{address} is not in the local cache and the hub cannot be reached ({type(error).__name__}); "
             "connect, or give a local folder"
         )
+    if isinstance(error, DatasetGenerationError):  # whose message quotes the rows
+        said = "its files are not what they should be; load it with datasets.load_dataset to see where"
     return DataError(f"{address} cannot be loaded ({type(error).__name__}): {said}")

@@ -14,7 +14,7 @@ from embedkit.data.text import counted, name_of, names_of, rows_said
 from embedkit.errors import DataError
 
 Label = str | int | float | bool
-_INTEGER = re.compile(r"[+-]?[0-9]+\Z")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}\Z")  # Python refuses to convert more than 4,300 digits
 
 
 def sorted_labels(labels: Iterable[Label]) -> list[Label]:
