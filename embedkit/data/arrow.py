@@ -246,7 +246,7 @@ def _load(address: str) -> Mapping[str, Any]:
             raise UsageError(f"{address}: there is a local {name_of(name)} here; give that path, or run elsewhere")
         if _is_format(name):
             raise UsageError(
-                f"{address}: {name_of(name)} is a format, not a data set of the hub; give the file or folder itself"
+                f"{address}: {name_of(name)} is a format, no data set of the hub; give the file or folder itself"
             )
         try:
             loaded: Mapping[str, Any] = load_dataset(name, config, revision=revision)
