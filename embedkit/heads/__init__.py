@@ -1,18 +1,33 @@
 """Classical heads on frozen features: fit one, use it with numpy alone, save it without pickle."""
 
-from embedkit.heads.fit import FittedHead, HeadSpec, available, fit_head, head_from_estimator, parse_params
-from embedkit.heads.models import ConstantHead, Head, LinearHead, check_features, head_from_state
+from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead
+from embedkit.heads.base import Head, check_features
+from embedkit.heads.estimator import head_from_estimator
+from embedkit.heads.fit import FittedHead, fit_head
+from embedkit.heads.linear import ConstantHead, LinearHead
+from embedkit.heads.saved import head_from_state
+from embedkit.heads.skops_head import SkopsHead
+from embedkit.heads.spec import HeadSpec, parse_grid, parse_params
+from embedkit.heads.table import available
+from embedkit.heads.wrapped import CalibratedHead, PerLabelHead
 
 __all__ = [
+    "CalibratedHead",
     "ConstantHead",
     "FittedHead",
+    "GaussianHead",
     "Head",
     "HeadSpec",
+    "KnnHead",
     "LinearHead",
+    "MlpHead",
+    "PerLabelHead",
+    "SkopsHead",
     "available",
     "check_features",
     "fit_head",
     "head_from_estimator",
     "head_from_state",
+    "parse_grid",
     "parse_params",
 ]

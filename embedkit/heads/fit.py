@@ -1,68 +1,31 @@
-"""Fit a classical head on features: one table of what there is, one function that fits."""
+"""Fit a classical head on features with scikit-learn, and keep what it learnt as plain arrays."""
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import DataError, UsageError
-from embedkit.heads.models import Codes, ConstantHead, Floats, Head, LinearHead, check_features
+from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead
+from embedkit.heads.base import Codes, Floats, Head, check_features
+from embedkit.heads.linear import ConstantHead, LinearHead
+from embedkit.heads.skops_head import SkopsHead
+from embedkit.heads.spec import HeadSpec, check_class_names, row_weights, sklearn_class, takes_weights
+from embedkit.heads.table import HEADS, layer_sizes
+from embedkit.heads.wrapped import PerLabelHead
 
 if TYPE_CHECKING:
-    from sklearn.base import BaseEstimator
-    from sklearn.dummy import DummyClassifier
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.base import ClassifierMixin
     from sklearn.preprocessing import StandardScaler
 
-ClassWeight = Mapping[str, float] | str | None
-
 UNIT_NORM_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class HeadSpec:
-    """Which head to fit, and how; checked when it is made, so before any text is encoded.
-
-    Parameters
-    ----------
-    clf : str
-        A name of `available`.
-    scale : {"auto", "none", "standard"}
-        Whether features are standardised first. ``"auto"``: unless every row has norm 1.
-    class_weight : None, "balanced" or mapping of label to weight
-        Weight of a row by its label; a label that the mapping leaves out weighs 1.
-    params : mapping
-        Further parameters of the classifier, as `available` and the errors name them.
-    seed : int
-        Of classifiers that draw random numbers.
-
-    Raises
-    ------
-    UsageError
-        For an unknown name or parameter, or a value that is not allowed; the message lists what is.
-    """
-
-    clf: str = "logreg"
-    scale: str = "auto"
-    class_weight: ClassWeight = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        if self.clf not in _TABLE:
-            raise UsageError(f"unknown head {self.clf!r}; available: {', '.join(_TABLE)}")
-        if self.scale not in ("auto", "none", "standard"):
-            raise UsageError(f"scale must be auto, none or standard, not {self.scale!r}")
-        _check_params(self.clf, self.params)
-        _check_class_weight(self.clf, self.class_weight)
+Matrix = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -78,7 +41,7 @@ class FittedHead:
     seconds : float
         Wall time of the fit; the first one in a process includes the import of scikit-learn.
     iterations : int
-        Of the solver; 0 where there is none.
+        Of the solver; 0 where there is none; for several labels a row the most of any label.
     scaled : bool
         Whether the features were standardised; the head carries that inside.
     """
@@ -90,11 +53,6 @@ class FittedHead:
     scaled: bool
 
 
-def available() -> dict[str, str]:
-    """Return the name of each head with a short description."""
-    return {name: kind.description for name, kind in _TABLE.items()}
-
-
 def fit_head(
     spec: HeadSpec,
     X: npt.ArrayLike,  # noqa: N803 - scikit-learn's name
@@ -102,6 +60,7 @@ def fit_head(
     n_classes: int,
     *,
     names: Sequence[str] | None = None,
+    sample_weight: npt.ArrayLike | None = None,
     threads: int | None = None,
 ) -> FittedHead:
     """Fit a head.
@@ -112,16 +71,17 @@ def fit_head(
         Which one.
     X : array-like of float, shape (N, D)
         Features. float16 is fitted as float32.
-    y : array-like of int, shape (N,)
-        Class codes from 0 to `n_classes` - 1.
+    y : array-like of int, shape (N,), or of bool, shape (N, C)
+        Class codes from 0 to `n_classes` - 1; or which labels each row has, any number of them.
     n_classes : int
-        Number of classes C. One without rows is never predicted, and a note says so.
+        Number of classes or labels C. One without rows is never predicted, and a note says so.
     names : sequence of str, optional
         The label of each code, for messages and `HeadSpec.class_weight`. Default: the codes as strings.
+    sample_weight : array-like of float, shape (N,), optional
+        Weight of each row, from 0 up; a row of weight 0 is as if it were not there.
     threads : int, optional
-        Threads of the linear algebra. Default 1: the products of a fit are so small that OpenBLAS waits
-        for its threads longer than it computes (two threads took 0.3 to 0.6 s where one took 0.05 s, at
-        8,530 rows of 384).
+        Threads of the linear algebra and of the trees. Default 1 for linear algebra: the products of a fit are
+        so small that OpenBLAS waits for its threads longer than it computes.
 
     Returns
     -------
@@ -131,159 +91,159 @@ def fit_head(
     Raises
     ------
     DataError
-        For no rows, a single class, lengths that differ, codes out of range, or features that are not
-        finite.
+        For no rows, a single class, lengths that differ, codes out of range, weights below 0, or features that
+        are not finite.
     UsageError
-        If `HeadSpec.class_weight` names an unknown label, or `threads` is below 1.
+        If `HeadSpec.class_weight` names an unknown label, the head takes no weights, or `threads` is below 1.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     labels = [str(code) for code in range(n_classes)] if names is None else list(names)
+    check_class_names(spec.class_weight, labels)
     features = check_features(X)
-    codes = _check_codes(y, len(features), labels)
-    weights = _weights_by_code(spec.class_weight, labels)
+    targets = check_targets(y, len(features), labels)
+    weights = _check_weights(spec, sample_weight, len(features))
+    if weights is not None and not weights.all():
+        keep = weights > 0
+        features, targets, weights = (
+            features[keep],
+            check_targets(targets[keep], int(keep.sum()), labels),
+            weights[keep],
+        )
     start = time.perf_counter()
     limits = {"blas": 1} if threads is None else {"blas": threads, "openmp": threads}
     with threadpool_limits(limits=limits):
-        fit = _TABLE[spec.clf].fit(_Problem(spec, features, codes, n_classes, weights))
-    counts = np.bincount(codes, minlength=n_classes)
-    absent = [label for label, rows in zip(labels, counts, strict=True) if not rows]
-    if absent:
-        fit.notes.append(f"never predicted, because no training row has them: {', '.join(absent)}")
-    return FittedHead(fit.head, fit.notes, time.perf_counter() - start, fit.iterations, fit.scaled)
+        problem = _Problem.of(spec, features, targets, labels, weights)
+        fit = _fit(problem)
+    fit.notes.extend(_notes_on_labels(targets, labels))
+    return FittedHead(fit.head, fit.notes, time.perf_counter() - start, fit.iterations, problem.scaler is not None)
 
 
-def _check_codes(y: npt.ArrayLike, rows: int, labels: Sequence[str]) -> Codes:
-    """Return class codes, or say why nothing can be learnt from them."""
-    codes = np.asarray(y)
+def _notes_on_labels(targets: Codes | Matrix, labels: Sequence[str]) -> list[str]:
+    """Say which labels cannot be learnt."""
+    if targets.ndim == 1:
+        counts = np.bincount(targets, minlength=len(labels))
+        always = []
+    else:
+        counts = targets.sum(axis=0)
+        always = [label for label, rows in zip(labels, counts.tolist(), strict=True) if rows == len(targets)]
+    absent = [label for label, rows in zip(labels, counts.tolist(), strict=True) if not rows]
+    notes = [f"never predicted, because no training row has them: {', '.join(absent)}"] if absent else []
+    return notes + (
+        [f"always predicted, because all training rows have them: {', '.join(always)}"] if always else []
+    )
+
+
+def check_targets(y: npt.ArrayLike, rows: int, labels: Sequence[str]) -> Codes | Matrix:
+    """Return class codes or the matrix of labels, or say why nothing can be learnt from them."""
+    targets = np.asarray(y)
     if rows == 0:
         raise DataError("0 rows: there is nothing to fit")
-    if codes.shape != (rows,):
-        raise DataError(f"{rows} rows of features, but class codes of shape {codes.shape}")
-    if codes.dtype.kind not in "iu":
-        raise DataError(f"class codes must be integers, not {codes.dtype}")
-    wrong = np.flatnonzero((codes < 0) | (codes >= len(labels)))
+    if targets.ndim == 2 and targets.dtype == np.bool_:
+        return _check_matrix(targets, rows, labels)
+    if targets.shape != (rows,):
+        raise DataError(f"{rows} rows of features, but class codes of shape {targets.shape}")
+    if targets.dtype.kind not in "iu":
+        raise DataError(f"class codes must be integers, not {targets.dtype}")
+    wrong = np.flatnonzero((targets < 0) | (targets >= len(labels)))
     if len(wrong):
-        raise DataError(f"code {codes[wrong[0]]} of row {wrong[0] + 1} is not one of {len(labels)} classes")
-    if (codes == codes[0]).all():
-        raise DataError(f"only one class ({labels[codes[0]]!r}, {rows} rows); a classifier needs two or more")
-    return codes.astype(np.int64)
+        raise DataError(f"code {targets[wrong[0]]} of row {wrong[0] + 1} is not one of {len(labels)} classes")
+    if (targets == targets[0]).all():
+        raise DataError(f"only one class ({labels[targets[0]]!r}, {rows} rows); a classifier needs two or more")
+    return targets.astype(np.int64)
 
 
-# --- what a classifier may be told ---------------------------------------------------------------------
+def _check_matrix(targets: Matrix, rows: int, labels: Sequence[str]) -> Matrix:
+    if targets.shape != (rows, len(labels)):
+        raise DataError(f"{rows} rows of features and {len(labels)} labels, but a matrix of shape {targets.shape}")
+    if (targets == targets[:1]).all():
+        raise DataError(f"all {rows} rows have the same labels; a classifier needs rows that differ")
+    return targets
 
 
-@dataclass(frozen=True)
-class _Param:
-    """One parameter: its default, and what it accepts in code and in words."""
-
-    default: Any
-    accepts: Callable[[Any], bool]
-    allowed: str
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-
-
-def _check_params(clf: str, params: Mapping[str, Any]) -> None:
-    """Refuse a parameter that the classifier does not have, or a value that it does not take."""
-    known = _TABLE[clf].params
-    for name, value in params.items():
-        if name not in known:
-            raise UsageError(f"{clf} has no parameter {name!r}; allowed: {', '.join(known)}")
-        if not known[name].accepts(value):
-            raise UsageError(f"{clf}: {name} must be {known[name].allowed}, not {value!r}")
+def _check_weights(spec: HeadSpec, sample_weight: npt.ArrayLike | None, rows: int) -> Floats | None:
+    """Return the weights of rows, or say what is wrong with them."""
+    if sample_weight is None:
+        return None
+    if not takes_weights(spec.clf):
+        raise UsageError(f"{spec.clf} takes no sample_weight")
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (rows,):
+        raise DataError(f"{rows} rows, but sample_weight of shape {weights.shape}")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise DataError("sample_weight must be finite numbers from 0 up")
+    return weights
 
 
-def _check_class_weight(clf: str, class_weight: ClassWeight) -> None:
-    """Refuse what is no class weight, and any for a head that would ignore it."""
-    if class_weight is None:
-        return
-    if not _TABLE[clf].weighted:
-        raise UsageError(f"{clf} takes no class_weight")
-    if isinstance(class_weight, Mapping):
-        wrong = [label for label, weight in class_weight.items() if not (_number(weight) and weight > 0)]
-        if wrong:
-            raise UsageError(f"class_weight must be positive numbers; it is not for {', '.join(map(str, wrong))}")
-    elif class_weight != "balanced":
-        raise UsageError(f"class_weight must be None, 'balanced' or a mapping, not {class_weight!r}")
-
-
-def _weights_by_code(class_weight: ClassWeight, labels: Sequence[str]) -> dict[int, float] | str | None:
-    """Return the class weights keyed by code."""
-    if class_weight is None or isinstance(class_weight, str):
-        return class_weight
-    unknown = [str(label) for label in class_weight if str(label) not in labels]
-    if unknown:
-        raise UsageError(f"class_weight names unknown labels: {', '.join(unknown)}; known: {', '.join(labels)}")
-    return {labels.index(str(label)): float(weight) for label, weight in class_weight.items()}
-
-
-def parse_params(texts: Sequence[str]) -> dict[str, Any]:
-    """Read parameters written as ``name=value``.
-
-    Parameters
-    ----------
-    texts : sequence of str
-        A value is an integer, a float, ``true``, ``false``, ``none``, or else a string.
-
-    Returns
-    -------
-    dict
-        Values by name, for `HeadSpec`.
-
-    Raises
-    ------
-    UsageError
-        If there is no name or no ``=``, or a name stands twice.
-
-    Examples
-    --------
-    >>> parse_params(["C=0.5", "max_iter=2000", "fit_intercept=false"])
-    {'C': 0.5, 'max_iter': 2000, 'fit_intercept': False}
-    """
-    params: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not name or not equals:
-            raise UsageError(f"a parameter is written name=value, not {text!r}")
-        if name in params:
-            raise UsageError(f"the parameter {name!r} is given twice")
-        params[name] = _literal(value.strip())
-    return params
-
-
-def _literal(text: str) -> bool | int | float | str | None:
-    """Return the number, truth value, None or string that a text spells."""
-    words: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for convert in (int, float):
-        with suppress(ValueError):
-            return convert(text)
-    return text
-
-
-# --- the classifiers -----------------------------------------------------------------------------------
+# --- one classifier for all labels, or one for each -----------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What a fit function gets: checked features and codes, weights by code."""
+    """What a fit function gets.
+
+    Attributes
+    ----------
+    features : ndarray, shape (N, D)
+        Standardised, where there is a `scaler`.
+    targets : ndarray of int64 (N,), or of bool (N, C)
+    weights : ndarray of float64, shape (N,), or None
+        Class weights included, unless rows have several labels.
+    unit : bool
+        Whether the features have norm 1.
+    """
 
     spec: HeadSpec
     features: Floats
-    codes: Codes
-    n_classes: int
-    weights: dict[int, float] | str | None
+    targets: npt.NDArray[Any]
+    labels: Sequence[str]
+    weights: Floats | None
+    scaler: StandardScaler | None
+    unit: bool
 
-    def param(self, name: str) -> Any:  # noqa: ANN401 - the table says what each one is
-        """Return a parameter's value or its default."""
-        return self.spec.params.get(name, _TABLE[self.spec.clf].params[name].default)
+    @classmethod
+    def of(
+        cls,
+        spec: HeadSpec,
+        features: Floats,
+        targets: npt.NDArray[Any],
+        labels: Sequence[str],
+        weights: Floats | None,
+    ) -> _Problem:
+        from sklearn.preprocessing import StandardScaler
+
+        unit = _unit_norm(features)
+        scaler = None
+        if spec.scale == "standard" or (spec.scale == "auto" and not unit):
+            scaler = StandardScaler().fit(features, sample_weight=weights)
+            features = scaler.transform(features)
+        if targets.ndim == 1:
+            weights = row_weights(spec.class_weight, targets, labels, weights)
+        return cls(spec, features, targets, labels, weights, scaler, unit)
+
+    def of_label(self, code: int) -> _Problem:
+        """Return the problem whether rows have one label."""
+        spec, weight = self.spec, self.spec.class_weight
+        if weight is not None and not isinstance(weight, str):
+            given = {str(label): value for label, value in weight.items()}
+            spec = replace(spec, class_weight={"1": given.get(self.labels[code], 1.0)})
+        codes = self.targets[:, code].astype(np.int64)
+        weights = row_weights(spec.class_weight, codes, ("0", "1"), self.weights)
+        return replace(self, spec=spec, targets=codes, labels=("0", "1"), weights=weights)
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    @property
+    def mean(self) -> Floats:
+        return np.zeros(self.features.shape[1]) if self.scaler is None else self.scaler.mean_
+
+    @property
+    def deviation(self) -> Floats:
+        return np.ones(self.features.shape[1]) if self.scaler is None else self.scaler.scale_
 
 
 @dataclass(frozen=True)
@@ -293,45 +253,47 @@ class _Fit:
     head: Head
     notes: list[str] = field(default_factory=list)
     iterations: int = 0
-    scaled: bool = False
-
-
-def _fit_logreg(problem: _Problem) -> _Fit:
-    """Fit scikit-learn's L2-regularised logistic regression by L-BFGS."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    unit = _unit_norm(problem.features)
-    scaled = problem.spec.scale == "standard" or (problem.spec.scale == "auto" and not unit)
-    scaler = StandardScaler().fit(problem.features) if scaled else None
-    features = problem.features if scaler is None else scaler.transform(problem.features)
-    if not (unit or scaled):
-        # float32 gradients are too coarse for columns of very different size; elsewhere they give the
-        # same accuracy in half the time and without a copy
-        features = features.astype(np.float64, copy=False)
-    weights = problem.weights
-    if isinstance(weights, dict):  # scikit-learn refuses a weight for a class that has no rows
-        weights = {code: weight for code, weight in weights.items() if (problem.codes == code).any()}
-    model = LogisticRegression(
-        C=problem.param("C"),
-        tol=problem.param("tol"),
-        max_iter=problem.param("max_iter"),
-        fit_intercept=problem.param("fit_intercept"),
-        class_weight=weights,
-        random_state=problem.spec.seed,
-    )
-    said = _warnings_of(lambda: model.fit(features, problem.codes), ConvergenceWarning)
-    iterations = int(np.max(model.n_iter_))
-    notes = [_convergence_note(said[0], iterations, model.max_iter, scaled)] if said else []
-    coef, intercept = _fold(model, scaler)
-    return _Fit(_spread(coef, intercept, model.classes_, problem.n_classes), notes, iterations, scaled)
 
 
 def _unit_norm(features: Floats) -> bool:
     """Say whether every row has norm 1; a zero row stays zero when it is normalised, so it counts too."""
     norms = np.sqrt(np.einsum("ij,ij->i", features, features))
     return bool(((np.abs(norms - 1) <= UNIT_NORM_TOLERANCE) | (norms == 0)).all())
+
+
+def _fit(problem: _Problem) -> _Fit:
+    clf = problem.spec.clf
+    function = _FITS.get(clf, _fit_sklearn)
+    if problem.targets.ndim == 1 or clf in _OF_LABELS or clf not in _FITS:
+        return function(problem)
+    fits = [_fit_label(function, problem, code) for code in range(problem.classes)]
+    heads = [fit.head for fit in fits]
+    notes = [f"{label}: {note}" for label, fit in zip(problem.labels, fits, strict=True) for note in fit.notes]
+    iterations = max(fit.iterations for fit in fits)
+    linear = [head for head in heads if isinstance(head, LinearHead)]
+    if not linear:
+        return _Fit(PerLabelHead(heads), notes, iterations)
+    link = linear[0].link
+    return _Fit(LinearHead.stacked([_as_linear(head, link) for head in heads]), notes, iterations)
+
+
+def _fit_label(function: Callable[[_Problem], _Fit], problem: _Problem, code: int) -> _Fit:
+    """Fit a head of two classes, or a constant where all rows are of one."""
+    share = float(problem.targets[:, code].mean())
+    if share in (0.0, 1.0):
+        return _Fit(ConstantHead(np.array([1 - share, share]), problem.features.shape[1]))
+    return function(problem.of_label(code))
+
+
+def _as_linear(head: Head, link: str) -> LinearHead:
+    if isinstance(head, LinearHead):
+        return head
+    assert isinstance(head, ConstantHead)
+    shift = np.array([np.inf if head.prior[1] else -np.inf])
+    return LinearHead(np.zeros((1, head.n_features)), shift, link, multi_label=True)
+
+
+# --- the classifiers -----------------------------------------------------------------------------------
 
 
 def _warnings_of(action: Callable[[], object], category: type[Warning]) -> list[str]:
@@ -345,6 +307,36 @@ def _warnings_of(action: Callable[[], object], category: type[Warning]) -> list[
     return [str(warning.message) for warning in caught if issubclass(warning.category, category)]
 
 
+def _fit_model(problem: _Problem, model: Any, *, weighted: bool = True) -> list[str]:  # noqa: ANN401
+    """Fit a scikit-learn model on a problem; return what it says about convergence."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    weights = {"sample_weight": problem.weights} if weighted and problem.weights is not None else {}
+    targets = problem.targets.astype(np.int64)
+    return _warnings_of(lambda: model.fit(problem.features, targets, **weights), ConvergenceWarning)
+
+
+def _fit_logreg(problem: _Problem) -> _Fit:
+    """Fit scikit-learn's L2-regularised logistic regression by L-BFGS."""
+    from sklearn.linear_model import LogisticRegression
+
+    if not problem.unit and problem.scaler is None:
+        # float32 gradients are too coarse for columns of very different size; elsewhere they give the
+        # same accuracy in half the time and without a copy
+        problem = replace(problem, features=problem.features.astype(np.float64, copy=False))
+    names = ("C", "tol", "max_iter", "fit_intercept")
+    model = LogisticRegression(**_given(problem, names), random_state=problem.spec.seed)
+    said = _fit_model(problem, model)
+    iterations = int(np.max(model.n_iter_))
+    notes = [_convergence_note(said[0], iterations, model.max_iter, problem.scaler is not None)] if said else []
+    coef, intercept = fold(model, problem.scaler)
+    return _Fit(spread(coef, intercept, model.classes_, problem.classes, "softmax"), notes, iterations)
+
+
+def _given(problem: _Problem, names: Sequence[str]) -> dict[str, Any]:
+    return {name: problem.spec.param(name) for name in names}
+
+
 def _convergence_note(said: str, iterations: int, max_iter: int, scaled: bool) -> str:
     """Say that the solver stopped too early, and what to do."""
     if iterations >= max_iter:
@@ -355,9 +347,64 @@ def _convergence_note(said: str, iterations: int, max_iter: int, scaled: bool) -
     return f"logreg did not converge: {what}; {remedy}{also}"
 
 
-def _fold(model: LogisticRegression, scaler: StandardScaler | None) -> tuple[Floats, Floats]:
+def _fit_ridge(problem: _Problem) -> _Fit:
+    """Fit scikit-learn's ridge regression on labels of -1 and 1."""
+    from sklearn.linear_model import RidgeClassifier
+
+    model = RidgeClassifier(**_given(problem, ("alpha", "fit_intercept")))
+    notes = _fit_model(problem, model)
+    coef, intercept = fold(model, problem.scaler)
+    return _Fit(spread(coef, intercept, model.classes_, problem.classes, "none"), notes)
+
+
+def _fit_linear_svm(problem: _Problem) -> _Fit:
+    """Fit liblinear's linear support vectors (squared hinge loss, L2)."""
+    from sklearn.svm import LinearSVC
+
+    names = ("C", "fit_intercept", "max_iter", "tol")
+    model = LinearSVC(**_given(problem, names), dual="auto", random_state=problem.spec.seed)
+    said = _fit_model(problem, model)
+    much = f"linear-svm did not converge in max_iter={model.max_iter}; lower C or raise max_iter"
+    coef, intercept = fold(model, problem.scaler)
+    return _Fit(
+        spread(coef, intercept, model.classes_, problem.classes, "none"),
+        [much] if said else [],
+        int(model.n_iter_),
+    )
+
+
+def _fit_lda(problem: _Problem) -> _Fit:
+    """Fit linear discriminant analysis with a shrunk covariance, by least squares."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=problem.spec.param("shrinkage"))
+    notes = _fit_model(problem, model, weighted=False)
+    coef, intercept = fold(model, problem.scaler)
+    return _Fit(spread(coef, intercept, model.classes_, problem.classes, "softmax"), notes)
+
+
+def _fit_centroid(problem: _Problem) -> _Fit:
+    """Take each class's mean c; |x - c|^2 is least where 2 x c - |c|^2 is greatest, which is linear in x."""
+    present = np.unique(problem.targets)
+    features = problem.features.astype(np.float64, copy=False)
+    rows = [problem.targets == code for code in present]
+    weights = problem.weights
+    means = np.stack(
+        [np.average(features[row], axis=0, weights=None if weights is None else weights[row]) for row in rows]
+    )
+    coef, intercept = 2 * means, -np.einsum("ij,ij->i", means, means)
+    if len(present) == 2:
+        coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    coef = coef / problem.deviation
+    return _Fit(spread(coef, intercept - coef @ problem.mean, present, problem.classes, "none"))
+
+
+def fold(model: Any, scaler: StandardScaler | None) -> tuple[Floats, Floats]:  # noqa: ANN401 - a linear model
     """Return coefficients and intercepts on the raw features: w (x - m) / s + b = (w / s) x + b - w m / s."""
-    coef, intercept = np.atleast_2d(model.coef_), np.broadcast_to(model.intercept_, len(model.coef_))
+    coef, intercept = (
+        np.atleast_2d(model.coef_),
+        np.broadcast_to(model.intercept_, len(np.atleast_2d(model.coef_))),
+    )
     if scaler is None:
         return coef, intercept.astype(coef.dtype)
     coef, intercept = coef.astype(np.float64), intercept.astype(np.float64)
@@ -368,119 +415,158 @@ def _fold(model: LogisticRegression, scaler: StandardScaler | None) -> tuple[Flo
     return coef, intercept
 
 
-def _spread(coef: Floats, intercept: Floats, present: Codes, n_classes: int) -> LinearHead:
-    """Return a head over all classes from one fitted on those that had rows."""
+def spread(coef: Floats, intercept: Floats, present: Codes, n_classes: int, link: str) -> LinearHead:
+    """Return a head over all classes from one fitted on those that had rows; `link` is none or softmax."""
     if len(present) == n_classes:
-        return LinearHead(coef, intercept, "sigmoid" if n_classes == 2 else "softmax")
-    if len(present) == 2:  # sigmoid(s) = softmax(0, s)
-        coef = np.concatenate([np.zeros_like(coef), coef])
-        intercept = np.concatenate([np.zeros_like(intercept), intercept])
+        return LinearHead(coef, intercept, "sigmoid" if n_classes == 2 and link == "softmax" else link)
+    if len(present) == 2:  # sigmoid(s) = softmax(0, s); of margins -s and s
+        other = -1 if link == "none" else 0
+        coef, intercept = np.concatenate([other * coef, coef]), np.concatenate([other * intercept, intercept])
     wide = np.zeros((n_classes, coef.shape[1]), dtype=coef.dtype)
     wide[present] = coef
     shifts = np.full(n_classes, -np.inf, dtype=intercept.dtype)
     shifts[present] = intercept
-    return LinearHead(wide, shifts, "softmax")
+    return LinearHead(wide, shifts, link)
+
+
+def _indicators(problem: _Problem) -> Matrix:
+    """Return which classes or labels each row has, (N, C)."""
+    if problem.targets.ndim == 2:
+        return problem.targets
+    return np.asarray(problem.targets[:, None] == np.arange(problem.classes))
+
+
+def _fit_knn(problem: _Problem) -> _Fit:
+    """Keep the training rows."""
+    rows, asked = len(problem.features), problem.spec.param("n_neighbors")
+    k = min(asked, rows)
+    notes = (
+        [f"n_neighbors is {k} instead of {asked}: there are {rows} rows"]
+        if k < asked and problem.spec.params
+        else []
+    )
+    several = problem.targets.ndim == 2
+    weights = problem.spec.param("weights")
+    parts = (problem.features, _indicators(problem), problem.mean, problem.deviation)
+    return _Fit(KnnHead(*parts, k, weights, several), notes)
+
+
+def _fit_naive_bayes(problem: _Problem) -> _Fit:
+    """Fit scikit-learn's Gaussian naive Bayes."""
+    from sklearn.naive_bayes import GaussianNB
+
+    model = GaussianNB(var_smoothing=problem.spec.param("var_smoothing"))
+    notes = _fit_model(replace(problem, features=problem.features.astype(np.float64, copy=False)), model)
+    shape = (problem.classes, problem.features.shape[1])
+    mean, variance, prior = np.zeros(shape), np.ones(shape), np.full(problem.classes, -np.inf)
+    mean[model.classes_] = model.theta_ * problem.deviation + problem.mean
+    variance[model.classes_] = np.maximum(model.var_, np.finfo(float).tiny) * problem.deviation**2
+    prior[model.classes_] = np.log(model.class_prior_)
+    return _Fit(GaussianHead(mean, variance, prior), notes)
+
+
+def _refuse_weights(problem: _Problem) -> None:
+    if problem.weights is not None or problem.spec.class_weight is not None:
+        raise UsageError(
+            f"{problem.spec.clf} takes no weights where rows have several labels; take logreg, ridge or linear-svm"
+        )
+
+
+def _fit_mlp(problem: _Problem) -> _Fit:
+    """Fit scikit-learn's network by Adam; from 1,000 rows on it stops early on a tenth of them."""
+    from sklearn.neural_network import MLPClassifier
+
+    spec, several = problem.spec, problem.targets.ndim == 2
+    if several:
+        _refuse_weights(problem)
+    early = spec.param("early_stopping")
+    if early is None:
+        early = len(problem.features) >= 1000 and int(_indicators(problem).sum(axis=0).min()) >= 10
+    model = MLPClassifier(
+        hidden_layer_sizes=layer_sizes(spec.param("hidden_layer_sizes")),
+        early_stopping=early,
+        random_state=spec.seed,
+        **_given(problem, ("alpha", "learning_rate_init", "max_iter")),
+    )
+    said = _fit_model(problem, model)
+    notes = [f"mlp did not converge in max_iter={model.max_iter}; raise max_iter"] if said else []
+    return _Fit(MlpHead(_layers(problem, model), "relu", several), notes, int(model.n_iter_))
+
+
+def _layers(problem: _Problem, model: Any) -> list[tuple[Floats, Floats]]:  # noqa: ANN401 - an MLPClassifier
+    """Return the layers, the scaler folded into the first and absent classes added to the last."""
+    layers = list(zip(model.coefs_, model.intercepts_, strict=True))
+    weights, bias = layers[0]
+    if problem.scaler is not None:
+        weights = weights.astype(np.float64) / problem.deviation[:, None]
+        layers[0] = weights, bias - problem.mean @ weights
+    if problem.targets.ndim == 1 and len(model.classes_) < problem.classes:
+        last, bias = layers[-1]
+        wide = spread(last.T, bias, model.classes_, problem.classes, "softmax")
+        layers[-1] = wide.coef.T, wide.intercept
+    return layers
+
+
+def _fit_hist_gb(problem: _Problem) -> _Fit:
+    """Fit scikit-learn's histogram gradient boosting."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    model = HistGradientBoostingClassifier(random_state=problem.spec.seed, **dict(problem.spec.params))
+    return _fit_object(problem, model)
+
+
+def _fit_sklearn(problem: _Problem) -> _Fit:
+    """Fit the class of scikit-learn that is named."""
+    kind = sklearn_class(problem.spec.clf)
+    params = dict(problem.spec.params)
+    try:
+        model = kind(**params)
+        if "random_state" in model.get_params() and "random_state" not in params:
+            model.set_params(random_state=problem.spec.seed)
+        return _fit_object(problem, model)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{problem.spec.clf}: {error}") from error
+
+
+def _fit_object(problem: _Problem, model: ClassifierMixin) -> _Fit:
+    """Fit a model that stays an object: behind the scaler, and for several labels once for each."""
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+
+    several = problem.targets.ndim == 2
+    if several:
+        _refuse_weights(problem)
+        model = OneVsRestClassifier(model)
+    with warnings.catch_warnings():  # of labels that no row or every row has; `fit_head` says it in its own words
+        warnings.filterwarnings("ignore", "Label (not )?.* is present in all training examples", UserWarning)
+        notes = [f"{problem.spec.clf}: {said.splitlines()[0]}" for said in _fit_model(problem, model)]
+    if problem.scaler is not None:
+        model = make_pipeline(problem.scaler, model)
+    return _Fit(SkopsHead(model, problem.classes, problem.features.shape[1], several), notes)
 
 
 def _fit_dummy(problem: _Problem) -> _Fit:
     """Take the classes' shares of the rows, or all of it for the most frequent."""
-    counts = np.bincount(problem.codes, minlength=problem.n_classes)
-    prior = counts / counts.sum()
-    if problem.param("strategy") == "most_frequent":
-        prior = np.eye(problem.n_classes)[counts.argmax()]
-    return _Fit(ConstantHead(prior, problem.features.shape[1]))
+    shares = np.average(_indicators(problem), axis=0, weights=problem.weights)
+    several = problem.targets.ndim == 2
+    if problem.spec.param("strategy") == "most_frequent":
+        shares = (shares > 0.5).astype(float) if several else np.eye(problem.classes)[shares.argmax()]
+    elif not several:
+        shares = shares / shares.sum()
+    return _Fit(ConstantHead(shares, problem.features.shape[1], several))
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A row of the table of heads."""
-
-    description: str
-    params: Mapping[str, _Param]
-    fit: Callable[[_Problem], _Fit]
-    weighted: bool
-
-
-_TABLE: dict[str, _Kind] = {
-    "logreg": _Kind(
-        "logistic regression (L2, L-BFGS)",
-        {
-            "C": _Param(1.0, lambda v: _number(v) and v > 0, "a number above 0"),
-            "fit_intercept": _Param(True, lambda v: isinstance(v, bool), "true or false"),
-            "max_iter": _Param(
-                1000, lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0, "an integer above 0"
-            ),
-            "tol": _Param(1e-4, lambda v: _number(v) and 0 < v < math.inf, "a number above 0"),
-        },
-        _fit_logreg,
-        weighted=True,
-    ),
-    "dummy": _Kind(
-        "always the most frequent label, whatever the text: the floor to beat",
-        {
-            "strategy": _Param("prior", lambda v: v in ("prior", "most_frequent"), "'prior' or 'most_frequent'"),
-        },
-        _fit_dummy,
-        weighted=False,
-    ),
+_FITS: dict[str, Callable[[_Problem], _Fit]] = {
+    "logreg": _fit_logreg,
+    "ridge": _fit_ridge,
+    "linear-svm": _fit_linear_svm,
+    "knn": _fit_knn,
+    "centroid": _fit_centroid,
+    "lda": _fit_lda,
+    "naive-bayes": _fit_naive_bayes,
+    "mlp": _fit_mlp,
+    "hist-gb": _fit_hist_gb,
+    "dummy": _fit_dummy,
 }
-
-
-# --- heads that scikit-learn fitted elsewhere ----------------------------------------------------------
-
-
-def head_from_estimator(estimator: BaseEstimator) -> Head:
-    """Return a fitted scikit-learn classifier as plain arrays.
-
-    Parameters
-    ----------
-    estimator : sklearn estimator
-        A fitted ``LogisticRegression``, ``DummyClassifier`` (strategy ``prior`` or ``most_frequent``),
-        or a ``Pipeline`` of a ``StandardScaler`` and a ``LogisticRegression``. Subclasses may predict
-        otherwise and are refused.
-
-    Returns
-    -------
-    Head
-        Its codes are positions in the estimator's ``classes_``.
-
-    Raises
-    ------
-    UsageError
-        If the estimator is another one, is not fitted, or knows fewer than two classes.
-    """
-    from sklearn.dummy import DummyClassifier
-    from sklearn.exceptions import NotFittedError
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.utils.validation import check_is_fitted
-
-    parts = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
-    kinds = [type(part) for part in parts]
-    try:
-        for part, kind in zip(parts, kinds, strict=True):
-            if kind in (StandardScaler, LogisticRegression, DummyClassifier):
-                check_is_fitted(part)
-    except NotFittedError:
-        raise UsageError(f"the {type(estimator).__name__} is not fitted; call its fit first") from None
-    if kinds in ([LogisticRegression], [StandardScaler, LogisticRegression]):
-        coef, intercept = _fold(parts[-1], parts[0] if len(parts) == 2 else None)
-        return _spread(coef, intercept, np.arange(len(parts[-1].classes_)), len(parts[-1].classes_))
-    if kinds == [DummyClassifier] and parts[0].strategy in ("prior", "most_frequent"):
-        return _constant_of(parts[0])
-    raise UsageError(
-        f"cannot save {' + '.join(kind.__name__ for kind in kinds)} as plain arrays; supported: "
-        "LogisticRegression, a Pipeline of StandardScaler and LogisticRegression, "
-        "DummyClassifier (prior, most_frequent)"
-    )
-
-
-def _constant_of(dummy: DummyClassifier) -> ConstantHead:
-    """Return a fitted DummyClassifier as a head."""
-    if dummy.n_outputs_ != 1 or len(dummy.classes_) < 2:
-        raise UsageError("the DummyClassifier must know one output and two or more classes")
-    prior = np.asarray(dummy.class_prior_, dtype=np.float64)
-    if dummy.strategy == "most_frequent":
-        prior = np.eye(len(prior))[prior.argmax()]
-    return ConstantHead(prior, int(dummy.n_features_in_))
+_OF_LABELS = frozenset({"knn", "mlp", "hist-gb", "dummy"})  # learn several labels a row by themselves
+assert _FITS.keys() == HEADS.keys()

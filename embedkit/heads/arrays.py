@@ -1,0 +1,294 @@
+"""Heads that are plain arrays and not linear: neighbours, Gaussian classes, a small network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.heads.base import Arrays, Floats, ScoredHead, State, check_features, frozen
+from embedkit.runtime.decide import decide
+
+SMALLEST = 1e-12  # a probability below it has the score of this one, so that scores stay finite
+_DISTANCES = 1 << 22  # squared distances at once: 32 MiB
+
+
+def scores_of(probabilities: Floats, *, multi_label: bool) -> Floats:
+    """Return probabilities (N, C) as scores: log odds (N,) for two classes and (N, C) for labels, else logs."""
+    clipped = np.clip(np.asarray(probabilities, dtype=np.float64), SMALLEST, 1.0)
+    if multi_label:
+        return np.asarray(np.log(clipped) - np.log(np.clip(1.0 - probabilities, SMALLEST, 1.0)))
+    logs: Floats = np.log(clipped)
+    return logs[:, 1] - logs[:, 0] if logs.shape[1] == 2 else logs
+
+
+@dataclass(frozen=True, eq=False)
+class KnnHead(ScoredHead):
+    """Votes of the nearest training rows, as scikit-learn's KNeighborsClassifier counts them.
+
+    Of rows at the same distance the earlier ones are nearer.
+
+    Parameters
+    ----------
+    points : numpy.ndarray of float32 or float64, shape (M, D)
+        Training features, standardised where `mean` and `scale` are not 0 and 1.
+    targets : numpy.ndarray of bool, shape (M, C)
+        The class or the labels of each.
+    mean, scale : numpy.ndarray of float64, shape (D,)
+        Features are taken as (x - mean) / scale.
+    k : int
+        Neighbours asked, 1 to M.
+    weights : {"uniform", "distance"}
+        A vote counts one, or one over the Euclidean distance; at distance 0 only such votes count.
+    multi_label : bool
+    """
+
+    points: Floats
+    targets: npt.NDArray[np.bool_]
+    mean: Floats
+    scale: Floats
+    k: int
+    weights: str = "uniform"
+    multi_label: bool = False
+    kind: ClassVar[str] = "knn"
+    has_probabilities: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("points", "targets", "mean", "scale"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
+        rows, width = self.points.shape
+        if self.targets.shape[:1] != (rows,) or self.targets.dtype != np.bool_ or self.targets.ndim != 2:
+            raise ValueError(f"targets of shape {self.targets.shape} do not fit {rows} points")
+        if self.mean.shape != (width,) or self.scale.shape != (width,) or not (self.scale > 0).all():
+            raise ValueError("mean and scale do not fit the points")
+        if not 1 <= self.k <= rows or self.weights not in ("uniform", "distance"):
+            raise ValueError(f"k must be 1 to {rows}, weights uniform or distance: {self.k}, {self.weights}")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes or labels."""
+        return int(self.targets.shape[1])
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features."""
+        return int(self.points.shape[1])
+
+    def predict_proba(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
+        """Return the shares of the votes (N, C)."""
+        checked = check_features(X, n_features=self.n_features)
+        shares = np.empty((len(checked), self.classes))
+        points = self.points.astype(np.float64, copy=False)
+        lengths = np.einsum("ij,ij->i", points, points)
+        step = max(1, _DISTANCES // len(points))
+        for start in range(0, len(checked), step):
+            asked = (checked[start : start + step].astype(np.float64) - self.mean) / self.scale
+            squared = np.maximum(
+                lengths - 2 * (asked @ points.T) + np.einsum("ij,ij->i", asked, asked)[:, None], 0
+            )
+            shares[start : start + step] = self._votes(squared)
+        return shares
+
+    def _votes(self, squared: Floats) -> Floats:
+        """Return the shares of the k nearest columns in each row."""
+        near = _nearest(squared, self.k)
+        chosen = self.targets[near]  # (rows, k, C)
+        if self.weights == "uniform":
+            return np.asarray(chosen.mean(axis=1))
+        distances = np.sqrt(np.take_along_axis(squared, near, axis=1))
+        same = distances == 0
+        with np.errstate(divide="ignore"):
+            weights = np.where(same.any(axis=1, keepdims=True), same, 1.0 / distances)
+        return np.asarray(np.einsum("rk,rkc->rc", weights, chosen) / weights.sum(axis=1, keepdims=True))
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
+        """Return log odds (N,) for two classes, (N, C) for labels; else log shares (N, C)."""
+        return scores_of(self.predict_proba(X), multi_label=self.multi_label)
+
+    def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:  # noqa: N803
+        """Return the codes with most votes (N,), or the labels of more than half of them (N, C)."""
+        shares = self.predict_proba(X)
+        if self.multi_label:
+            return decide(shares, multi_label=True, thresholds=0.5)
+        return np.asarray(shares.argmax(axis=1), dtype=np.int64)
+
+    def state(self) -> State:
+        """Return the description and the arrays ``points``, ``targets``, ``mean``, ``scale``."""
+        described = {
+            "kind": self.kind,
+            "classes": self.classes,
+            "n_features": self.n_features,
+            "multi_label": self.multi_label,
+            "k": self.k,
+            "weights": self.weights,
+        }
+        names = ("points", "targets", "mean", "scale")
+        return State(described, {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def from_state(cls, described: Mapping[str, Any], arrays: Arrays) -> KnnHead:
+        """Read back what `state` gave."""
+        return cls(
+            *(arrays["points"], arrays["targets"], arrays["mean"], arrays["scale"]),
+            *(described["k"], described["weights"], described["multi_label"]),
+        )
+
+
+def _nearest(squared: Floats, k: int) -> npt.NDArray[np.int64]:
+    """Return the columns of the k smallest values in each row; of equal ones the first columns."""
+    near = np.argpartition(squared, k - 1, axis=1)[:, :k]
+    furthest = np.take_along_axis(squared, near, axis=1).max(axis=1)
+    for row in np.flatnonzero((squared <= furthest[:, None]).sum(axis=1) > k):
+        near[row] = np.argsort(squared[row], kind="stable")[:k]
+    return near
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianHead(ScoredHead):
+    """Independent normal features within each class (Gaussian naive Bayes).
+
+    Parameters
+    ----------
+    mean, variance : numpy.ndarray of float64, shape (C, D)
+        Of each class; a standardiser is folded in.
+    log_prior : numpy.ndarray of float64, shape (C,)
+        ``-inf`` for a class that had no training rows.
+    """
+
+    mean: Floats
+    variance: Floats
+    log_prior: Floats
+    kind: ClassVar[str] = "gaussian"
+    multi_label: ClassVar[bool] = False
+    has_probabilities: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "variance", "log_prior"):
+            object.__setattr__(self, name, frozen(np.asarray(getattr(self, name), dtype=np.float64)))
+        if self.mean.ndim != 2 or self.variance.shape != self.mean.shape or len(self.mean) < 2:
+            raise ValueError(f"mean and variance of shapes {self.mean.shape} and {self.variance.shape} do not fit")
+        if self.log_prior.shape != (len(self.mean),) or np.isnan(self.log_prior).any():
+            raise ValueError("log_prior does not fit the classes")
+        if not np.isfinite(self.mean).all() or not (self.variance > 0).all():
+            raise ValueError("means must be finite and variances positive")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.mean)
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features."""
+        return int(self.mean.shape[1])
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
+        """Return log odds (N,) for two classes, else joint log likelihoods (N, C)."""
+        checked = check_features(X, n_features=self.n_features).astype(np.float64, copy=False)
+        joint = np.empty((len(checked), self.classes))
+        for code, (mean, variance) in enumerate(zip(self.mean, self.variance, strict=True)):
+            constant = self.log_prior[code] - 0.5 * np.log(2.0 * np.pi * variance).sum()
+            joint[:, code] = constant - 0.5 * ((checked - mean) ** 2 / variance).sum(axis=1)
+        return joint[:, 1] - joint[:, 0] if self.classes == 2 else joint
+
+    def state(self) -> State:
+        """Return the description and the arrays ``mean``, ``variance``, ``log_prior``."""
+        described = {
+            "kind": self.kind,
+            "classes": self.classes,
+            "n_features": self.n_features,
+            "multi_label": False,
+        }
+        return State(described, {name: getattr(self, name) for name in ("mean", "variance", "log_prior")})
+
+    @classmethod
+    def from_state(cls, described: Mapping[str, Any], arrays: Arrays) -> GaussianHead:
+        """Read back what `state` gave."""
+        return cls(arrays["mean"], arrays["variance"], arrays["log_prior"])
+
+
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "identity": lambda values: values,
+    "relu": lambda values: np.maximum(values, 0),
+    "tanh": np.tanh,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MlpHead(ScoredHead):
+    """A feed-forward network; its last layer gives log odds.
+
+    Parameters
+    ----------
+    layers : sequence of (weights, bias)
+        Arrays of shapes (in, out) and (out,). The last `out` is 1 for two classes, else C. A standardiser is
+        folded into the first.
+    activation : {"relu", "tanh", "identity"}
+        Between the layers.
+    multi_label : bool
+    """
+
+    layers: Sequence[tuple[Floats, Floats]]
+    activation: str = "relu"
+    multi_label: bool = False
+    kind: ClassVar[str] = "mlp"
+    has_probabilities: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        layers = tuple((frozen(weights), frozen(bias)) for weights, bias in self.layers)
+        object.__setattr__(self, "layers", layers)
+        if self.activation not in ACTIVATIONS or not layers:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+        for place, (weights, bias) in enumerate(layers):
+            before = layers[place - 1][0].shape[1] if place else weights.shape[0]
+            if weights.ndim != 2 or weights.shape[0] != before or bias.shape != (weights.shape[1],):
+                raise ValueError(f"layer {place}: shapes {weights.shape} and {bias.shape} do not fit")
+            if not np.isfinite(weights).all() or np.isnan(bias).any():
+                raise ValueError(f"layer {place}: not finite")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes or labels."""
+        out = int(self.layers[-1][0].shape[1])
+        return 2 if out == 1 and not self.multi_label else out
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features."""
+        return int(self.layers[0][0].shape[0])
+
+    def decision_function(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
+        """Return log odds: (N,) for two classes, else (N, C)."""
+        values: Floats = check_features(X, n_features=self.n_features).astype(np.float64, copy=False)
+        for place, (weights, bias) in enumerate(self.layers):
+            values = values @ weights.astype(np.float64) + bias
+            if place < len(self.layers) - 1:
+                values = ACTIVATIONS[self.activation](values)
+        if self.multi_label or self.classes > 2:
+            return values
+        return values[:, 0] if values.shape[1] == 1 else values[:, 1] - values[:, 0]
+
+    def state(self) -> State:
+        """Return the description and the arrays ``weights_0``, ``bias_0``, ``weights_1``, ..."""
+        described = {
+            "kind": self.kind,
+            "classes": self.classes,
+            "n_features": self.n_features,
+            "multi_label": self.multi_label,
+            "layers": len(self.layers),
+            "activation": self.activation,
+        }
+        arrays: dict[str, Floats] = {}
+        for place, (weights, bias) in enumerate(self.layers):
+            arrays |= {f"weights_{place}": weights, f"bias_{place}": bias}
+        return State(described, arrays)
+
+    @classmethod
+    def from_state(cls, described: Mapping[str, Any], arrays: Arrays) -> MlpHead:
+        """Read back what `state` gave."""
+        places = range(described["layers"])
+        layers = [(arrays[f"weights_{place}"], arrays[f"bias_{place}"]) for place in places]
+        return cls(layers, described["activation"], described["multi_label"])

@@ -1,0 +1,92 @@
+"""Heads that scikit-learn fitted elsewhere, taken over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedkit.errors import UsageError
+from embedkit.heads.base import Head
+from embedkit.heads.fit import fold, spread
+from embedkit.heads.linear import ConstantHead
+from embedkit.heads.skops_head import SkopsHead, dumped
+
+if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+    from sklearn.dummy import DummyClassifier
+
+
+def head_from_estimator(estimator: BaseEstimator, *, multi_label: bool = False) -> Head:
+    """Return a fitted scikit-learn classifier as a head that can be saved without pickle.
+
+    Parameters
+    ----------
+    estimator : scikit-learn classifier
+        Fitted on codes from 0 to C - 1, or on a matrix of 0 and 1. Logistic regression, ridge, linear support
+        vectors and linear discriminant analysis, also behind a StandardScaler, and a dummy become plain arrays;
+        a subclass of them, which may predict otherwise, and others stay what they are, if skops can save them.
+    multi_label : bool
+        Whether rows have any number of labels.
+
+    Returns
+    -------
+    Head
+        Its codes are positions in the estimator's ``classes_``.
+
+    Raises
+    ------
+    UsageError
+        If the estimator is not fitted, knows fewer than two classes, or has no form without pickle.
+    """
+    from sklearn.exceptions import NotFittedError
+    from sklearn.pipeline import Pipeline
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        raise UsageError(f"the {type(estimator).__name__} is not fitted; call its fit first") from None
+    parts = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
+    head = None if multi_label else _as_arrays(parts)
+    if head is not None:
+        return head
+    classes = len(estimator.classes_)
+    if classes < 2:
+        raise UsageError(f"the {type(estimator).__name__} must know two or more classes")
+    dumped(estimator)
+    return SkopsHead(estimator, classes, int(estimator.n_features_in_), multi_label)
+
+
+def _as_arrays(parts: list[BaseEstimator]) -> Head | None:
+    """Return a head of plain arrays where one is known."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.dummy import DummyClassifier
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
+    links = {
+        LogisticRegression: "softmax",
+        LinearDiscriminantAnalysis: "softmax",
+        RidgeClassifier: "none",
+        LinearSVC: "none",
+    }
+    kinds = [type(part) for part in parts]
+    if kinds == [DummyClassifier] and parts[0].strategy in ("prior", "most_frequent"):
+        return _constant_of(parts[0])
+    if kinds[-1] not in links or kinds[:-1] not in ([], [StandardScaler]) or len(parts[-1].classes_) < 2:
+        return None
+    coef, intercept = fold(parts[-1], parts[0] if len(parts) == 2 else None)
+    classes = np.arange(len(parts[-1].classes_))
+    return spread(coef, intercept, classes, len(classes), links[kinds[-1]])
+
+
+def _constant_of(dummy: DummyClassifier) -> ConstantHead:
+    """Return a fitted DummyClassifier as a head."""
+    if dummy.n_outputs_ != 1 or len(dummy.classes_) < 2:
+        raise UsageError("the DummyClassifier must know one output and two or more classes")
+    prior = np.asarray(dummy.class_prior_, dtype=np.float64)
+    if dummy.strategy == "most_frequent":
+        prior = np.eye(len(prior))[prior.argmax()]
+    return ConstantHead(prior, int(dummy.n_features_in_))
