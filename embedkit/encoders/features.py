@@ -58,6 +58,16 @@ class Encoder(Protocol):
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Yield the windows of each batch and their vectors, shape (V, B, H)."""
 
+    def token_states(
+        self,
+        tokens: Tokens,
+        batches: Sequence[NDArray[np.int64]],
+        pad_id: int,
+        layers: Sequence[int | Literal["last"]],
+        threads: int | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """Yield the windows of each batch and the states of their tokens, shape (V, B, L, H)."""
+
 
 @dataclass
 class Extraction:
@@ -261,6 +271,29 @@ class FeatureExtractor:
                 _keys=[keys[first]],
             ),
         )
+
+    def token_states(self, tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        """Yield the hidden states that the pooled layers are made of, batch by batch; nothing is stored.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            T tokens over all windows.
+
+        Yields
+        ------
+        places : ndarray of int64, shape (t,)
+            Which tokens these are; all batches together are a permutation of ``range(T)``.
+        states : ndarray of float32, shape (V, t, H)
+            Of each of the recipe's layers.
+        """
+        lengths = tokens.lengths
+        batches = plan(lengths, self.settings.batch_tokens)
+        layers, threads = self.recipe.layers, self.settings.threads
+        for windows, states in self.encoder().token_states(tokens, batches, self.recipe.pad_id, layers, threads):
+            columns = np.arange(states.shape[2])
+            there = columns < lengths[windows, None]  # (B, L)
+            yield (tokens.offsets[windows, None] + columns)[there], states[:, there]
 
     def _width(self) -> int:
         """Width of a vector of a text, as far as the configuration tells."""

@@ -140,6 +140,36 @@ class TorchEncoder:
                 vectors = self._forward(batch, views)
             yield batch.windows, vectors.cpu().numpy()
 
+    def token_states(
+        self,
+        tokens: Tokens,
+        batches: Sequence[NDArray[np.int64]],
+        pad_id: int,
+        layers: Sequence[int | Literal["last"]],
+        threads: int | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Encode batches as `run` does, and keep the state of every token.
+
+        Parameters
+        ----------
+        tokens, batches, pad_id, threads
+            As for `run`.
+        layers : sequence of int or "last"
+            V hidden states.
+
+        Yields
+        ------
+        windows : ndarray of int64, shape (B,)
+        states : ndarray of float32, shape (V, B, L, H)
+            Padded on the right, to the longest window of the batch.
+        """
+        for windows in batches:
+            batch = pad(tokens, windows, pad_id)
+            with _threads(threads), torch.inference_mode():
+                output = self._read(batch, layers)
+                states = torch.stack([_states(output, layer) for layer in layers])
+            yield windows, states.cpu().numpy()
+
     @property
     def overlaps(self) -> bool:
         """Whether tokenising the next texts costs the device nothing."""
@@ -154,16 +184,7 @@ class TorchEncoder:
         with torch.inference_mode():
             lengths = self._on_device(batch.lengths)
             mask = self._on_device(batch.mask()) if batch.padded else None
-            given: dict[str, torch.Tensor | None] = {"input_ids": self._on_device(batch.input_ids)}
-            if self.device.type == "cpu":
-                given["attention_mask"] = mask  # a batch of one length needs none, and is faster without
-            else:
-                given["attention_mask"] = self._on_device(batch.mask())
-            if batch.type_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
-                given["token_type_ids"] = self._on_device(batch.type_ids)
-            output = self._model(
-                **given, output_hidden_states=any(view.layer != "last" for view in views), return_dict=True
-            )
+            output = self._read(batch, [view.layer for view in views])
             hidden: dict[int | Literal["last"], torch.Tensor] = {}
             pooled = []
             for layer, pooling in views:
@@ -171,10 +192,20 @@ class TorchEncoder:
                     pooled.append(output.pooler_output.float())
                     continue
                 if layer not in hidden:
-                    states = output.last_hidden_state if layer == "last" else output.hidden_states[layer]
-                    hidden[layer] = states.float()
+                    hidden[layer] = _states(output, layer)
                 pooled.append(pool(hidden[layer], lengths, mask, pooling))
             return torch.stack(pooled)
+
+    def _read(self, batch: Batch, layers: Sequence[int | Literal["last"]]) -> Any:  # noqa: ANN401 - a family's own
+        """Return the model's output for a batch, with the hidden states of all layers if one is asked for."""
+        given: dict[str, torch.Tensor] = {"input_ids": self._on_device(batch.input_ids)}
+        if batch.padded or self.device.type != "cpu":  # on the CPU a batch of one length is faster without
+            given["attention_mask"] = self._on_device(batch.mask())
+        if batch.type_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
+            given["token_type_ids"] = self._on_device(batch.type_ids)
+        return self._model(
+            **given, output_hidden_states=any(layer != "last" for layer in layers), return_dict=True
+        )
 
     def _on_device(self, array: NDArray[np.int64]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
@@ -204,6 +235,12 @@ class TorchEncoder:
         for windows, ready, event in waiting:
             event.synchronize()
             yield windows, ready.numpy()
+
+
+def _states(output: Any, layer: int | Literal["last"]) -> torch.Tensor:  # noqa: ANN401 - a family's own
+    """Return the hidden states of a layer, shape (B, L, H), float32."""
+    states: torch.Tensor = output.last_hidden_state if layer == "last" else output.hidden_states[layer]
+    return states.float()
 
 
 @contextlib.contextmanager

@@ -80,6 +80,28 @@ class Tokens:
         return np.bincount(self.rows, weights=self.lengths, minlength=len(self.truncated)).astype(np.int64)
 
 
+class Located(NamedTuple):
+    """Tokens of one input, and where in its texts each of them comes from.
+
+    Attributes
+    ----------
+    tokens : Tokens
+        As `Tokenizer.encode` gives them; T tokens.
+    sources : ndarray of int64, shape (T,)
+        The place in `spans` of each token; -1 for special tokens.
+    spans : ndarray of int64, shape (S, 2)
+        First character and the one after the last of every token of the texts, also of those that were cut
+        off; counted in the prompt and the text together. A token may cover no character at all.
+    parts : ndarray of int64, shape (S,)
+        0 for tokens of the first text, 1 for those of the second.
+    """
+
+    tokens: Tokens
+    sources: NDArray[np.int64]
+    spans: NDArray[np.int64]
+    parts: NDArray[np.int64]
+
+
 class Tokenizer:
     """A ``tokenizer.json`` with our truncation and no padding.
 
@@ -179,23 +201,55 @@ class Tokenizer:
         UsageError
             Windows of pairs were asked for, or texts stand among pairs.
         """
-        parts = self._parts(texts)
-        if windows and len(parts) > 1:
-            raise UsageError("windows over long texts are not defined for pairs read together; truncate instead")
-        layout = self._layouts[len(parts)]
-        room = self.max_length - _special(layout)
+        parts = self._parts(texts, windows=windows)
         flat, each = zip(*map(self._split, parts), strict=True)
-        sizes = np.stack(each)  # (1 or 2, N)
+        return self._arrange(list(flat), np.stack(each), windows=windows)
+
+    def locate(self, text: Text, *, windows: bool = False) -> Located:
+        """Tokenise one text or pair as `encode` does, and say where each token comes from.
+
+        Parameters
+        ----------
+        text : str or (str, str)
+        windows : bool, default=False
+            As for `encode`.
+
+        Raises
+        ------
+        UsageError
+            Windows of a pair were asked for.
+        """
+        parts = self._parts([text], windows=windows)
+        encodings = [self._backend.encode(part, add_special_tokens=False) for (part,) in parts]
+        sizes = np.array([[len(encoding)] for encoding in encodings], np.int64)
+        ids = np.array([i for encoding in encodings for i in encoding.ids], np.int32)
+        marks = -1 - np.arange(len(ids), dtype=np.int32)  # no id is negative: marks and special tokens stay apart
+        laid = self._arrange(np.split(marks, sizes[:-1, 0]), sizes, windows=windows)
+        sources = np.where(laid.ids < 0, -1 - laid.ids, -1).astype(np.int64)
+        laid.ids[sources >= 0] = ids[sources[sources >= 0]]
+        spans = [span for encoding in encodings for span in encoding.offsets]
+        parts_of = np.repeat(np.arange(len(parts)), sizes[:, 0])
+        return Located(laid, sources, np.array(spans, np.int64).reshape(-1, 2), parts_of)
+
+    def name(self, token: int) -> str:
+        """Return how the vocabulary writes a token."""
+        written: str | None = self._backend.id_to_token(token)
+        return f"<{token}>" if written is None else written
+
+    def _arrange(self, flat: list[NDArray[np.int32]], sizes: NDArray[np.int64], *, windows: bool) -> Tokens:
+        """Cut and lay out: `flat` has the ids of all first texts, and of all second ones; sizes (1 or 2, N)."""
+        layout = self._layouts[len(flat)]
+        room = self.max_length - _special(layout)
         starts = np.cumsum(sizes, 1) - sizes
-        rows, content = np.arange(len(texts)), sizes.sum(0)
+        rows, content = np.arange(sizes.shape[1]), sizes.sum(0)
         if windows:
             rows, starts, kept = _windows(starts, sizes, room, self.side)
-            truncated = np.zeros(len(texts), bool)
+            truncated = np.zeros(sizes.shape[1], bool)
         else:
             kept = _longest_first(sizes, room)
             starts = starts + sizes - kept if self.side == "left" else starts
             truncated, content = kept.sum(0) < content, kept.sum(0)
-        filled = _fill_empty(list(flat), starts, kept, self.pad_id) if not _special(layout) else list(flat)
+        filled = flat if _special(layout) else _fill_empty(flat, starts, kept, self.pad_id)
         ids, types, offsets = _lay_out(layout, filled, starts, kept)
         return Tokens(ids, types, offsets, rows, truncated, content)
 
@@ -218,13 +272,15 @@ class Tokenizer:
             digest.update(np.asarray(encoding.ids, np.int64).tobytes() + b"|")
         return digest.hexdigest()[:32]
 
-    def _parts(self, texts: Sequence[Text]) -> list[list[str]]:
+    def _parts(self, texts: Sequence[Text], *, windows: bool = False) -> list[list[str]]:
         """Return the texts as the backend shall see them: one list, or two for pairs."""
         single = [text for text in texts if isinstance(text, str)]
         pairs = [text for text in texts if not isinstance(text, str)]
         if single and pairs:
             kinds = f"input {texts.index(pairs[0]) + 1} is a pair, input {texts.index(single[0]) + 1} is not"
             raise UsageError(f"texts and pairs of texts cannot be mixed: {kinds}")
+        if windows and pairs:
+            raise UsageError("windows over long texts are not defined for pairs read together; truncate instead")
         parts = [[a for a, _ in pairs], [b for _, b in pairs]] if pairs else [single]
         if self.prompt:
             parts[0] = [self.prompt + text for text in parts[0]]
