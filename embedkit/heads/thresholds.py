@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 from embedkit.data.text import counted, names_of
 from embedkit.errors import DataError, UsageError
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from embedkit.metrics.counts import Bools, Floats, ratio
 
 _TIE = 1e-12  # metrics closer than this are equal: square roots and sums round differently
 
@@ -171,11 +169,6 @@ def _notes(one_sided: Sequence[int], names: Sequence[str], default: float, sever
 # --- the metrics, at many cuts at once -----------------------------------------------------------------
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    """Divide, with 0 where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
 def _accuracy(c: _Cuts) -> Floats:
     return (c.tp + c.tn) / (c.tp + c.fp + c.fn + c.tn)
 
@@ -184,20 +177,20 @@ def _balanced_accuracy(c: _Cuts) -> Floats:
     """Return the mean recall of the classes that have rows."""
     positive, negative = c.tp + c.fn, c.tn + c.fp
     present = (positive > 0).astype(np.float64) + (negative > 0)
-    return (_ratio(c.tp, positive) + _ratio(c.tn, negative)) / present
+    return (ratio(c.tp, positive) + ratio(c.tn, negative)) / present
 
 
 def _f1(c: _Cuts) -> Floats:
-    return _ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn)
+    return ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn)
 
 
 def _macro_f1(c: _Cuts) -> Floats:
-    return (_f1(c) + _ratio(2 * c.tn, 2 * c.tn + c.fp + c.fn)) / 2
+    return (_f1(c) + ratio(2 * c.tn, 2 * c.tn + c.fp + c.fn)) / 2
 
 
 def _mcc(c: _Cuts) -> Floats:
     sides = [c.tp + c.fp, c.tp + c.fn, c.tn + c.fp, c.tn + c.fn]
-    return _ratio(c.tp * c.tn - c.fp * c.fn, np.prod(np.sqrt(sides), axis=0))
+    return ratio(c.tp * c.tn - c.fp * c.fn, np.prod(np.sqrt(sides), axis=0))
 
 
 _METRICS: dict[str, Callable[[_Cuts], Floats]] = {

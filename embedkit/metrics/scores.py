@@ -1,0 +1,65 @@
+"""The figures that a choice is made by: quick, without intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.errors import UsageError
+from embedkit.metrics.multiclass import confusion_matrix, matthews_correlation
+
+OF_CLASSES = ("accuracy", "macro-f1", "mcc")
+OF_LABELS = ("micro-f1", "macro-f1", "subset-accuracy")
+
+
+def check_metric(metric: str | None, *, multi_label: bool) -> str:
+    """Return the metric to choose by; None stands for the first that there is.
+
+    Raises
+    ------
+    UsageError
+        There is no such metric; names those that there are.
+    """
+    allowed = OF_LABELS if multi_label else OF_CLASSES
+    if metric is not None and metric not in allowed:
+        where = "where rows have several labels" if multi_label else "where each row has one label"
+        raise UsageError(f"there is no metric {metric!r} {where}; allowed: {', '.join(allowed)}")
+    return metric or allowed[0]
+
+
+def scores_of(true: npt.NDArray[Any], predicted: npt.NDArray[Any], n_classes: int) -> dict[str, float]:
+    """Return every figure that a choice can be made by.
+
+    Parameters
+    ----------
+    true, predicted : ndarray of int64 (n,), or of bool (n, C)
+        Codes, or which labels each row has.
+    n_classes : int
+
+    Returns
+    -------
+    dict of str to float
+        `OF_CLASSES` or `OF_LABELS`. F1 is over the classes or labels that occur, true or predicted; 0 where none
+        does.
+    """
+    if true.ndim == 2:
+        hits, positives = (true & predicted).sum(axis=0), true.sum(axis=0) + predicted.sum(axis=0)
+        return {
+            "micro-f1": float(2 * hits.sum() / max(1, positives.sum())),
+            "macro-f1": _mean_f1(hits, positives),
+            "subset-accuracy": float((true == predicted).all(axis=1).mean()),
+        }
+    matrix = confusion_matrix(true, predicted, n_classes)
+    return {
+        "accuracy": float(np.trace(matrix) / matrix.sum()),
+        "macro-f1": _mean_f1(np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1)),
+        "mcc": matthews_correlation(matrix),
+    }
+
+
+def _mean_f1(hits: npt.NDArray[Any], positives: npt.NDArray[Any]) -> float:
+    """Return the mean F1 = 2 hits / (true + predicted) over what occurs."""
+    occurs = positives > 0
+    return float((2 * hits[occurs] / positives[occurs]).mean()) if occurs.any() else 0.0
