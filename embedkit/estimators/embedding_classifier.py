@@ -88,6 +88,40 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.head_params = head_params
         self.random_state = random_state
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters; `deep` adds those of the encoder and of the head, also where they are names.
+
+        ``head__C`` of a head by name is the entry ``C`` of `head_params`.
+        """
+        params: dict[str, Any] = super().get_params(deep=deep)
+        if deep and isinstance(self.encoder, str | Path):
+            params |= {f"encoder__{name}": value for name, value in TextEncoder(self.encoder).get_params().items()}
+        if deep and isinstance(self.head, str) and isinstance(self.head_params, Mapping):
+            params |= {f"head__{name}": value for name, value in self.head_params.items()}
+        return params
+
+    def set_params(self, **params: Any) -> EmbeddingClassifier:  # noqa: ANN401 - as scikit-learn has it
+        """Set parameters, those of the encoder as ``encoder__...`` and of the head as ``head__...``.
+
+        An encoder by name becomes a `TextEncoder`. ``head__C`` of a head by name is the entry ``C`` of
+        `head_params`, which is not changed but replaced.
+
+        Raises
+        ------
+        ValueError
+            There is no such parameter.
+        """
+        super().set_params(**{name: value for name, value in params.items() if "__" not in name})
+        nested = {name: value for name, value in params.items() if "__" in name}
+        if isinstance(self.encoder, str | Path):
+            given = _of("encoder__", nested)
+            self.encoder = TextEncoder(self.encoder).set_params(**given) if given else self.encoder
+        if isinstance(self.head, str):
+            given = _of("head__", nested)
+            self.head_params = {**(self.head_params or {}), **given} if given else self.head_params
+        super().set_params(**nested)
+        return self
+
     def fit(self, X: Any, y: Any) -> EmbeddingClassifier:  # noqa: N803, ANN401
         """Encode texts (what the store lacks) and fit the head.
 
@@ -280,6 +314,12 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+def _of(prefix: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Take the parameters with a prefix out of a dictionary; return them without it."""
+    names = [name for name in params if name.startswith(prefix)]
+    return {name.removeprefix(prefix): params.pop(name) for name in names}
 
 
 def _array(features: Any) -> NDArray[np.float32]:  # noqa: ANN401 - whatever scikit-learn's set_output makes of them

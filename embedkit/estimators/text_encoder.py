@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_args
 
@@ -45,8 +47,6 @@ batch_tokens, threads, revision
         The feature space of the fitted data's kind of input, 32 hexadecimal digits.
     settings_ : EncoderSettings
         The settings that were fitted.
-    extraction_ : Extraction
-        What the last `transform` did: rows, distinct texts, hits, computed, truncated.
 
     Examples
     --------
@@ -113,7 +113,7 @@ batch_tokens, threads, revision
         Raises
         ------
         DataError
-            X holds something else than texts; names the row.
+            X holds something else than texts; names the row. Two columns are not called as pairs of texts are.
         InputMissingError, ModelError, UsageError
             The model is not there or not whole, or a parameter is not allowed.
         """
@@ -137,11 +137,18 @@ batch_tokens, threads, revision
             raise DataError(f"X holds {kind_of(inputs)}s, but this encoder was fitted on {self._kind}s")
         extractor = self._open_as_fitted()
         if not inputs:
-            self.extraction_ = Extraction()
+            self._last.extraction = Extraction()
             return np.empty((0, self._n_features_out), np.float32)
         features = extractor.transform(inputs)
-        self.extraction_ = features.extraction
+        self._last.extraction = features.extraction
         return features.vectors
+
+    @property
+    def extraction_(self) -> Extraction:
+        """What the last `transform` did: rows, distinct texts, hits, computed, truncated."""
+        if not hasattr(self, "_last") or self._last.extraction is None:
+            raise AttributeError("extraction_ is there after transform")
+        return self._last.extraction
 
     def _adopt(self, extractor: FeatureExtractor, kind: str) -> TextEncoder:
         """Be fitted as this extractor, which stands for the parameters as they are now, has it."""
@@ -150,6 +157,7 @@ batch_tokens, threads, revision
         self._kind = kind
         self._n_features_out = extractor.width(kind)
         self._kept = _Kept.of(self._wanted(), extractor)
+        self._last = _Last()
         return self
 
     def _open_as_fitted(self) -> FeatureExtractor:
@@ -179,11 +187,12 @@ batch_tokens, threads, revision
         params = self.get_params(deep=False)
         settings = EncoderSettings(**{name: value for name, value in params.items() if name not in _STORE})
         root = None if self.store is False else resolve_root(None if self.store is True else self.store)
-        return _Wanted(settings, root, self.store_dtype)  # type: ignore[arg-type]  # just checked
+        return _Wanted(settings, root, self.store_dtype, os.getpid())  # type: ignore[arg-type]  # just checked
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_kept"}
+        own = {"_last": replace(self._last)} if hasattr(self, "_last") else {}  # a copy goes its own way
+        return {name: value for name, value in state.items() if name != "_kept"} | own
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
         tags = super().__sklearn_tags__()
@@ -199,6 +208,14 @@ class _Wanted(NamedTuple):
     settings: EncoderSettings
     root: Path | None
     dtype: StoreDtype
+    process: int  # a forked one may inherit locks that another thread held, and that nobody will release
+
+
+@dataclass
+class _Last:
+    """What the last `transform` did; a box, because `transform` may set no attribute of an estimator."""
+
+    extraction: Extraction | None = None
 
 
 class _Kept(NamedTuple):
