@@ -195,8 +195,8 @@ def _notes(explanation: Explanation) -> Iterator[str]:
         yield "Exact for this text: the terms add up to the score."
     else:
         yield (
-            "Exact for this text, up to normalisation: the terms add up to the score with the vector's length before "
-            f"normalising, {explanation.norm_held:.4g}, held at its value; it belongs to no word."
+            "Exact for this text, up to normalisation: the terms add up to the score with the vector's length "
+            f"before normalising, {explanation.norm_held:.4g}, held at its value; it belongs to no word."
         )
     yield (
         "A word's state also holds its neighbours: a term is the word's share of this score, not the change that "
