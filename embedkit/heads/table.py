@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -39,26 +40,27 @@ class Kind:
 
 
 def is_number(value: object) -> bool:
-    """Say whether a value is a number, NaN and truth values aside."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    """Say whether a value is a number, of numpy too; NaN, truth values and what no float holds aside."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and not math.isnan(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def is_count(value: object) -> bool:
-    """Say whether a value is an integer above 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    """Say whether a value is an integer above 0 that solvers in C can count to."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and 0 < int(value) < 2**31
 
 
 def layer_sizes(value: object) -> tuple[int, ...] | None:
-    """Return hidden layers written as 128 or "256x64"; None for anything else."""
-    parts = str(value).split("x") if isinstance(value, int | str) and not isinstance(value, bool) else []
-    sizes = tuple(int(part) for part in parts if part.isdecimal())
+    """Return hidden layers written as 128 or "256x64", below a million units each; None for anything else."""
+    parts = str(value).split("x") if is_count(value) or isinstance(value, str) else []
+    sizes = tuple(int(part) for part in parts if part.isdecimal() and len(part) <= 6)
     return sizes if sizes and len(sizes) == len(parts) and all(sizes) else None
 
 
-def _above(default: float, *, zero: bool = False) -> Param:
-    if zero:
-        return Param(default, lambda v: is_number(v) and 0 <= v < math.inf, "a number from 0 up")
-    return Param(default, lambda v: is_number(v) and v > 0, "a number above 0")
+def _from_zero(default: float) -> Param:
+    return Param(default, lambda v: is_number(v) and 0 <= v < math.inf, "a number from 0 up")
 
 
 def _count(default: int) -> Param:
@@ -70,9 +72,10 @@ def _one_of(*values: str) -> Param:
 
 
 def _finite(default: float) -> Param:
-    return Param(default, lambda v: is_number(v) and 0 < v < math.inf, "a number above 0")
+    return Param(default, lambda v: is_number(v) and 0 < v < math.inf, "a finite number above 0")
 
 
+_INVERSE_PENALTY = Param(1.0, lambda v: is_number(v) and v > 0, "a number above 0")  # inf: no penalty
 _INTERCEPT = Param(True, lambda v: isinstance(v, bool), "true or false")
 _SHRINKAGE = Param(
     "auto",
@@ -83,17 +86,17 @@ _SHRINKAGE = Param(
 HEADS: dict[str, Kind] = {
     "logreg": Kind(
         "logistic regression (L2, L-BFGS)",
-        {"C": _above(1.0), "fit_intercept": _INTERCEPT, "max_iter": _count(1000), "tol": _finite(1e-4)},
+        {"C": _INVERSE_PENALTY, "fit_intercept": _INTERCEPT, "max_iter": _count(1000), "tol": _finite(1e-4)},
         {"C": (0.01, 0.1, 1.0, 10.0, 100.0)},
     ),
     "ridge": Kind(
         "least squares on the labels with an L2 penalty; no probabilities",
-        {"alpha": _above(1.0), "fit_intercept": _INTERCEPT},
+        {"alpha": _finite(1.0), "fit_intercept": _INTERCEPT},
         {"alpha": (0.01, 0.1, 1.0, 10.0, 100.0)},
     ),
     "linear-svm": Kind(
         "linear support vectors, one class against the rest; no probabilities",
-        {"C": _above(1.0), "fit_intercept": _INTERCEPT, "max_iter": _count(10_000), "tol": _finite(1e-4)},
+        {"C": _finite(1.0), "fit_intercept": _INTERCEPT, "max_iter": _count(10_000), "tol": _finite(1e-4)},
         {"C": (0.01, 0.1, 1.0, 10.0)},
     ),
     "knn": Kind(
@@ -111,7 +114,7 @@ HEADS: dict[str, Kind] = {
     ),
     "naive-bayes": Kind(
         "Gaussian naive Bayes",
-        {"var_smoothing": _above(1e-9, zero=True)},
+        {"var_smoothing": _from_zero(1e-9)},
         {"var_smoothing": (1e-9, 1e-3, 1e-1)},
     ),
     "mlp": Kind(
@@ -120,7 +123,7 @@ HEADS: dict[str, Kind] = {
             "hidden_layer_sizes": Param(
                 128, lambda v: layer_sizes(v) is not None, "a size such as 128, or 256x64"
             ),
-            "alpha": _above(1e-4, zero=True),
+            "alpha": _from_zero(1e-4),
             "learning_rate_init": _finite(1e-3),
             "max_iter": _count(200),
             "early_stopping": Param(
@@ -136,7 +139,7 @@ HEADS: dict[str, Kind] = {
             "max_iter": _count(100),
             "max_leaf_nodes": Param(31, lambda v: is_count(v) and v > 1, "an integer above 1"),
             "min_samples_leaf": _count(20),
-            "l2_regularization": _above(0.0, zero=True),
+            "l2_regularization": _from_zero(0.0),
         },
         {"learning_rate": (0.05, 0.1, 0.2)},
     ),
