@@ -2,8 +2,10 @@
 
 from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead
 from embedkit.heads.base import Head, check_features
+from embedkit.heads.decision import THRESHOLD_METRICS, Decided, Decision, fit_decided
 from embedkit.heads.estimator import head_from_estimator
 from embedkit.heads.fit import FittedHead, fit_head
+from embedkit.heads.grid import Trial, cross_validate, specs_of
 from embedkit.heads.linear import ConstantHead, LinearHead
 from embedkit.heads.saved import head_from_state
 from embedkit.heads.skops_head import SkopsHead
@@ -12,8 +14,11 @@ from embedkit.heads.table import available
 from embedkit.heads.wrapped import CalibratedHead, PerLabelHead
 
 __all__ = [
+    "THRESHOLD_METRICS",
     "CalibratedHead",
     "ConstantHead",
+    "Decided",
+    "Decision",
     "FittedHead",
     "GaussianHead",
     "Head",
@@ -23,11 +28,15 @@ __all__ = [
     "MlpHead",
     "PerLabelHead",
     "SkopsHead",
+    "Trial",
     "available",
     "check_features",
+    "cross_validate",
+    "fit_decided",
     "fit_head",
     "head_from_estimator",
     "head_from_state",
     "parse_grid",
     "parse_params",
+    "specs_of",
 ]

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.heads.base import Arrays, Floats, ScoredHead, State, check_features, frozen
-from embedkit.runtime.decide import decide
 
 SMALLEST = 1e-12  # a probability below it has the score of this one, so that scores stay finite
 _DISTANCES = 1 << 22  # squared distances at once: 32 MiB
@@ -112,7 +111,7 @@ class KnnHead(ScoredHead):
         """Return the codes with most votes (N,), or the labels of more than half of them (N, C)."""
         shares = self.predict_proba(X)
         if self.multi_label:
-            return decide(shares, multi_label=True, thresholds=0.5)
+            return np.asarray(shares > 0.5)
         return np.asarray(shares.argmax(axis=1), dtype=np.int64)
 
     def state(self) -> State:

@@ -56,7 +56,10 @@ class Head(Protocol):
         """Whether `predict_proba` answers."""
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:  # noqa: N803 - scikit-learn's name
-        """Return float64 scores: (N,) for two classes, above 0 means code 1; else (N, C)."""
+        """Return float64 scores: (N,) for two classes, above 0 means code 1; else (N, C).
+
+        Where the head has probabilities, `embedkit.runtime.decide.probabilities` of these scores are they.
+        """
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
         """Return float64 probabilities (N, C); each row sums to 1, unless rows have several labels.
@@ -84,7 +87,7 @@ class ScoredHead:
 
     def predict(self: Head, X: npt.ArrayLike) -> npt.NDArray[Any]:  # noqa: N803
         """Return the codes (N,) of the highest score, or bool (N, C): scores above 0."""
-        return decide(self.decision_function(X), multi_label=self.multi_label, thresholds=0.0)
+        return decide(self.decision_function(X), multi_label=self.multi_label)
 
 
 def require_probabilities(there: bool) -> None:

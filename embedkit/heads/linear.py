@@ -111,8 +111,8 @@ class LinearHead(ScoredHead):
 
         Parameters
         ----------
-        scale, shift : numpy.ndarray of float64, shape () or (C,)
-            For two classes () each.
+        scale, shift : numpy.ndarray of float64, shape (1,) or (C,)
+            As `CalibratedHead` has them.
         """
         coef, intercept = self.coef.astype(np.float64), self.intercept.astype(np.float64)
         if self.multi_label or self.classes > 2:

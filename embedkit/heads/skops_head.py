@@ -65,16 +65,16 @@ class SkopsHead:
         return self._spread(np.asarray(self.model.predict_proba(features), dtype=np.float64), 0.0)
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
-        """Return the model's scores, or its probabilities as log odds."""
+        """Return the model's probabilities as log odds, or its scores where it has none."""
         features = check_features(X, n_features=self.n_features)
         if not len(features):
             return np.empty((0,) if self.classes == 2 and not self.multi_label else (0, self.classes))
-        if not hasattr(self.model, "decision_function"):
+        if self.has_probabilities:
             return scores_of(self.predict_proba(features), multi_label=self.multi_label)
         scores = np.asarray(self.model.decision_function(features), dtype=np.float64)
-        if scores.ndim == 2 or self.classes == 2:
-            return scores if scores.ndim == 1 else self._spread(scores, -np.inf)
-        return self._spread(np.column_stack([-scores, scores]), -np.inf)
+        if scores.ndim == 1 and self.classes > 2:
+            scores = np.column_stack([-scores, scores])
+        return scores if scores.ndim == 1 else self._spread(scores, -np.inf)
 
     def _spread(self, values: Floats, absent: float) -> Floats:
         """Put the columns of the classes that the model saw among all."""

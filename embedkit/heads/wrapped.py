@@ -33,10 +33,10 @@ class CalibratedHead(ScoredHead):
     Parameters
     ----------
     base : Head
-    scale : numpy.ndarray of float64, shape () or (C,)
+    scale : numpy.ndarray of float64, shape (1,) or (C,)
         Above 0; (C,) for several labels a row.
-    shift : numpy.ndarray of float64, shape () or (C,)
-        () for two classes.
+    shift : numpy.ndarray of float64, shape (1,) or (C,)
+        (1,) for two classes.
     """
 
     base: Head
@@ -49,8 +49,8 @@ class CalibratedHead(ScoredHead):
         object.__setattr__(self, "scale", frozen(np.asarray(self.scale, dtype=np.float64)))
         object.__setattr__(self, "shift", frozen(np.asarray(self.shift, dtype=np.float64)))
         wide = (self.classes,)
-        shift = wide if self.multi_label or self.classes > 2 else ()
-        if self.scale.shape != (wide if self.multi_label else ()) or self.shift.shape != shift:
+        shift = wide if self.multi_label or self.classes > 2 else (1,)
+        if self.scale.shape != (wide if self.multi_label else (1,)) or self.shift.shape != shift:
             raise ValueError(f"scale and shift of shapes {self.scale.shape} and {self.shift.shape} do not fit")
         if not (self.scale > 0).all() or not np.isfinite(self.scale).all() or not np.isfinite(self.shift).all():
             raise ValueError("scale must be positive, and scale and shift finite")

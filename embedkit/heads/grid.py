@@ -1,0 +1,215 @@
+"""Heads compared by cross-validation: the candidates that lists of settings stand for, and their scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedkit.errors import UsageError
+from embedkit.heads.base import Floats
+from embedkit.heads.fit import fit_head
+from embedkit.heads.spec import HeadSpec, params_of
+from embedkit.heads.table import HEADS
+from embedkit.metrics.scores import scores_of
+
+Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def specs_of(
+    clfs: Sequence[str],
+    values: Mapping[str, Sequence[Any]],
+    *,
+    search: bool = False,
+    template: HeadSpec | None = None,
+) -> list[HeadSpec]:
+    """Return a head for each combination of settings.
+
+    Parameters
+    ----------
+    clfs : sequence of str
+        Names of heads.
+    values : mapping of str to sequence
+        Values of parameters; one goes to the heads that have it.
+    search : bool, default False
+        Whether parameters that `values` leaves out take the values of the head's usual grid.
+    template : HeadSpec, optional
+        Whose scale, class weights and seed all have.
+
+    Raises
+    ------
+    UsageError
+        A head or value is not allowed, a name stands twice, or no head has a parameter.
+    """
+    like = template or HeadSpec()
+    if len(set(clfs)) < len(clfs):
+        raise UsageError(f"a head is named twice: {', '.join(clfs)}")
+    found = []
+    for clf in clfs:
+        HeadSpec(clf)  # refuses an unknown name before its parameters are asked for
+        grid = {name: tuple(values[name]) for name in params_of(clf) if name in values}
+        if search and clf in HEADS:
+            grid = {**HEADS[clf].grid, **grid}
+        for combination in product(*grid.values()):
+            params = dict(zip(grid, combination, strict=True))
+            found.append(HeadSpec(clf, like.scale, like.class_weight, params, like.seed))
+    unknown = sorted(name for name in values if not any(name in params_of(clf) for clf in clfs))
+    if unknown:
+        known = "; ".join(f"{clf}: {', '.join(params_of(clf)) or 'none'}" for clf in clfs)
+        raise UsageError(f"no parameter {', '.join(unknown)}; {known}")
+    return found
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What cross-validation found for one head.
+
+    Attributes
+    ----------
+    spec : HeadSpec
+    scores : dict of str to tuple of float
+        Each metric of `embedkit.metrics.scores_of` in each fold.
+    seconds : float
+        Of all fits and predictions, added up over the folds.
+    notes : tuple of str
+        Of the fits, each once.
+    """
+
+    spec: HeadSpec
+    scores: Mapping[str, tuple[float, ...]]
+    seconds: float
+    notes: tuple[str, ...]
+
+    def mean(self, metric: str) -> float:
+        """Return the mean over the folds."""
+        return float(np.mean(self.scores[metric]))
+
+    def std(self, metric: str) -> float:
+        """Return the standard deviation over the folds (n - 1 in the denominator)."""
+        return float(np.std(self.scores[metric], ddof=1))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one task found: a head on one fold."""
+
+    scores: Mapping[str, float]
+    seconds: float
+    notes: list[str]
+
+
+def cross_validate(
+    specs: Sequence[HeadSpec],
+    views: Iterable[Floats],
+    targets: npt.NDArray[Any],
+    folds: Sequence[Fold],
+    names: Sequence[str],
+    *,
+    jobs: int | None = None,
+) -> Iterator[list[Trial]]:
+    """Judge every head on every view of the same rows, by the same folds.
+
+    Parameters
+    ----------
+    specs : sequence of HeadSpec
+    views : iterable of ndarray, each of shape (N, D)
+        Features; few are held at a time.
+    targets : ndarray of int64 (N,), or of bool (N, C)
+    folds : sequence of (train, test)
+        Positions of rows.
+    names : sequence of str
+        Labels.
+    jobs : int, optional
+        Processes; default: as many as there are cores. One does it all in this process.
+
+    Yields
+    ------
+    list of Trial
+        For each view, in the order of `specs`.
+    """
+    from joblib import Parallel, delayed
+
+    groups = [list(group) for group in _by_clf(specs)]
+    tasks = (
+        delayed(_judge)(group, view, targets, fold, list(names))
+        for view in views
+        for group in groups
+        for fold in folds
+    )
+    parts = iter(Parallel(n_jobs=jobs or -1, return_as="generator")(tasks))
+    for first in parts:
+        trials: list[Trial] = []
+        for place, group in enumerate(groups):
+            done = [first] if not place else []
+            done += [next(parts) for _ in range(len(folds) - len(done))]
+            trials += [_trial(spec, [fold[i] for fold in done]) for i, spec in enumerate(group)]
+        yield trials
+
+
+def _by_clf(specs: Sequence[HeadSpec]) -> Iterator[list[HeadSpec]]:
+    """Yield runs of specs of the same classifier: what one task fits."""
+    run: list[HeadSpec] = []
+    for spec in specs:
+        if run and run[0].clf != spec.clf:
+            yield run
+            run = []
+        run.append(spec)
+    if run:
+        yield run
+
+
+def _trial(spec: HeadSpec, parts: Sequence[_Part]) -> Trial:
+    scores = {metric: tuple(part.scores[metric] for part in parts) for metric in parts[0].scores}
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    return Trial(spec, scores, sum(part.seconds for part in parts), notes)
+
+
+def _judge(
+    specs: Sequence[HeadSpec], view: Floats, targets: npt.NDArray[Any], fold: Fold, names: Sequence[str]
+) -> list[_Part]:
+    """Fit each head on the train part of a fold and score it on the other."""
+    train, test = fold
+    features, held = view[train], view[test]
+    parts = []
+    for spec in specs:
+        start = time.perf_counter()
+        fitted = fit_head(spec, features, targets[train], len(names), names=names, threads=1)
+        scores = scores_of(targets[test], fitted.head.predict(held), len(names))
+        parts.append(_Part(scores, time.perf_counter() - start, fitted.notes))
+    return parts
+
+
+def out_of_fold(
+    spec: HeadSpec,
+    features: Floats,
+    targets: npt.NDArray[Any],
+    folds: Sequence[Fold],
+    names: Sequence[str],
+    *,
+    sample_weight: Floats | None = None,
+    threads: int | None = None,
+) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Return the scores of rows by heads that were not fitted on them, and the positions of these rows.
+
+    Returns
+    -------
+    scores : ndarray of float64, shape (n,) or (n, C)
+        Of `Head.decision_function`.
+    rows : ndarray of int64, shape (n,)
+        All rows that a fold tests, ascending.
+    """
+    parts = []
+    for train, test in folds:
+        weights = None if sample_weight is None else sample_weight[train]
+        fitted = fit_head(
+            spec, features[train], targets[train], len(names), names=names, sample_weight=weights, threads=threads
+        )
+        parts.append(fitted.head.decision_function(features[test]))
+    rows = np.concatenate([test for _, test in folds])
+    order = np.argsort(rows)
+    return np.concatenate(parts)[order], rows[order]
