@@ -45,22 +45,36 @@ def strata_of(labels: Sequence[Any] | NDArray[Any] | None, count: int) -> tuple[
     values = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     if len(values) != count:
         raise ValueError(f"{len(values)} labels for {count} rows")
-    if any(isinstance(value, (list, tuple, set, frozenset)) for value in values):
+    if has_label_sets(values):
         values = [" ".join(map(repr, sorted(map(str, value)))) for value in values]
     classes: list[Any] = sorted_labels(values)
     place = {label: number for number, label in enumerate(classes)}
     return np.array([place[value] for value in values], dtype=np.int64), classes
 
 
-class _Groups:
-    """Groups of rows that stay together; a group's class is that of its first row."""
+def has_label_sets(labels: Sequence[Any] | NDArray[Any] | None) -> bool:
+    """Say whether rows have several labels."""
+    return labels is not None and any(isinstance(label, (list, tuple, set, frozenset)) for label in labels)
 
-    def __init__(self, labels: Sequence[Any] | NDArray[Any] | None, groups: ArrayLike) -> None:
+
+class _Groups:
+    """Groups of rows that stay together; a group's class is that of its first row.
+
+    Where rows have several labels, sets of labels that fewer than `least` groups have are one class: there are as
+    many sets as rows may be, and none of them has to be both learnt and tested.
+    """
+
+    def __init__(self, labels: Sequence[Any] | NDArray[Any] | None, groups: ArrayLike, least: int) -> None:
         values = np.asarray(groups)
         _, first, self.of_row, self.sizes = np.unique(
             values, return_index=True, return_inverse=True, return_counts=True
         )
         self.row_strata, self.classes = strata_of(labels, len(values))
+        self.label_sets = has_label_sets(labels)
+        if self.label_sets:
+            few = np.bincount(self.row_strata[first], minlength=len(self.classes)) < least
+            self.row_strata = np.where(few[self.row_strata], len(few), self.row_strata)
+            self.classes = [*self.classes, "other sets of labels"]
         self.strata = self.row_strata[first]
 
     def shuffled(self, stratum: int, rng: np.random.Generator) -> Positions:
@@ -99,7 +113,7 @@ def holdout(
     if not 0 < share < 1:
         raise UsageError(f"the share to hold out must lie between 0 and 1, got {share}")
     rng = np.random.default_rng(seed)
-    parts = _Groups(labels, groups)
+    parts = _Groups(labels, groups, int(np.ceil(1 / share)))
     wanted = _quotas(np.bincount(parts.row_strata, minlength=len(parts.classes)), share)
     held: list[int] = []
     for stratum, quota in enumerate(wanted.tolist()):
@@ -150,9 +164,10 @@ def stratified_folds(
     if k < 2:
         raise UsageError(f"cross-validation needs at least 2 folds, got {k}")
     rng = np.random.default_rng(seed)
-    parts = _Groups(labels, groups)
+    parts = _Groups(labels, groups, k)
     members = np.bincount(parts.strata, minlength=len(parts.classes))
-    alone = np.flatnonzero(members == 1) if labels is not None else np.array([], dtype=np.int64)
+    single = labels is not None and not parts.label_sets
+    alone = np.flatnonzero(members == 1) if single else np.array([], dtype=np.int64)
     if len(alone) and rare == "error":
         raise DataError(
             f"{counted(len(alone), 'class', 'classes')} with one distinct text, which cannot be both learnt and "
