@@ -8,7 +8,6 @@ import io
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedkit.cli import options
@@ -189,10 +188,10 @@ def _file(args: argparse.Namespace, pairs: bool, notes: list[str]) -> Iterator[_
 
 def _has_no_rows(args: argparse.Namespace) -> bool:
     """Whether there is a file with a header alone, for which there is nothing to answer."""
-    from embedkit.data.dataset import open_table
+    from embedkit.data.dataset import local_path, open_table
     from embedkit.data.tables import checked_encoding
 
-    path = Path(args.input).expanduser()
+    path = local_path(args.input)
     if not path.is_file():
         return False
     table = open_table(path, encoding=checked_encoding(args.encoding), bad_unicode=args.bad_unicode)

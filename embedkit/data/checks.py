@@ -117,7 +117,7 @@ def check_splits(splits: Mapping[str, Split]) -> list[str]:
     """Return what is worth saying about splits before anything is fitted on ``train``.
 
     Duplicates with conflicting labels, labels that only another split has, texts that stand in train and
-    in another split, labels that look alike across splits.
+    in another split or in validation and test, labels that look alike across splits.
 
     Parameters
     ----------
@@ -137,6 +137,8 @@ def check_splits(splits: Mapping[str, Split]) -> list[str]:
     for name, split in splits.items():
         if train is not None and name != "train":
             said += _against(train, split)
+    if "validation" in splits and "test" in splits:
+        said += _leak(splits["validation"], splits["test"])
     return said
 
 
@@ -153,10 +155,15 @@ def _against(train: Split, split: Split) -> list[str]:
             known = class_counts(train.labels)
             alike = set(look_alikes({**known, **unseen})) - set(look_alikes(known))
             said += [f"{split.name} and train: {note}" for note in sorted(alike)]
-    rows = leaks(train, split)
-    if len(rows):
-        said.append(
-            f"{split.name}: {counted(len(rows), 'text')} of {len(split):,} also in train "
-            f"({rows_said(rows.tolist())} of {split.source}); figures on them flatter the model"
-        )
-    return said
+    return said + _leak(train, split)
+
+
+def _leak(seen: Split, split: Split) -> list[str]:
+    """Say how many rows of a split also stand in one that a model is fitted or tuned on."""
+    rows = leaks(seen, split)
+    if not len(rows):
+        return []
+    return [
+        f"{split.name}: {counted(len(rows), 'text')} of {len(split):,} also in {seen.name} "
+        f"({rows_said(rows.tolist())} of {split.source}); figures on them flatter the model"
+    ]

@@ -320,6 +320,14 @@ def _tables(
     return {split: found[split] for split in order}, notes, single
 
 
+def local_path(given: str) -> Path:
+    """Return the path that a user wrote, ``~`` spelled out where there is such a user."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # ~nobody
+        return Path(given)
+
+
 def _existing(given: str, flag: str) -> Path:
     """Return a path that is there; never looks anywhere else."""
     if _URL.match(given) and not Path(given).exists():
@@ -327,7 +335,7 @@ def _existing(given: str, flag: str) -> Path:
             f"{flag} {name_of(given)} is an address; addresses are not read: download the file, or name a data "
             "set of the hub as hf:owner/name"
         )
-    path = Path(given).expanduser()
+    path = local_path(given)
     try:
         there = path.exists()
     except (OSError, ValueError):  # a name that is too long, or holds NUL

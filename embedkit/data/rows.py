@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -356,7 +357,9 @@ class _LabelReader(_Reader):
 
 
 def look_alikes(counts: Mapping[Any, int]) -> list[str]:
-    """Say which labels differ only in space, case or a trailing ``.0``: ``'pos' (10 rows) and 'pos ' (2 rows)``.
+    """Say which labels differ only in what is hard to see: ``'pos' (10 rows) and 'pos ' (2 rows)``.
+
+    Space around them, case, a trailing ``.0``, invisible characters, and how accents are written (NFKC).
 
     Parameters
     ----------
@@ -365,7 +368,7 @@ def look_alikes(counts: Mapping[Any, int]) -> list[str]:
     """
     groups: dict[str, list[Any]] = {}
     for label in counts:
-        plain = str(label).strip().casefold()
+        plain = _plain(str(label))
         groups.setdefault(plain[:-2] if plain.endswith(".0") else plain, []).append(label)
     return [
         "labels that look alike are kept apart: "
@@ -373,6 +376,11 @@ def look_alikes(counts: Mapping[Any, int]) -> list[str]:
         for group in groups.values()
         if len(group) > 1
     ]
+
+
+def _plain(label: str) -> str:
+    seen = "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
+    return seen.strip().casefold()
 
 
 class _TagReader(_Reader):

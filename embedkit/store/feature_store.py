@@ -55,7 +55,10 @@ def resolve_root(explicit: str | Path | None) -> Path:
         raise UsageError("the store's folder is an empty text; name one, or leave it out for the usual one")
     named = explicit if explicit is not None else os.environ.get("EMBEDKIT_STORE") or None
     if named is not None:
-        return Path(named).expanduser()
+        try:
+            return Path(named).expanduser()
+        except RuntimeError as error:  # ~nobody
+            raise UsageError(f"the store's folder {str(named)!r} has no meaning here: {error}") from None
     from platformdirs import user_cache_path
 
     return user_cache_path("embedkit", appauthor=False)
