@@ -16,7 +16,7 @@ from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead
 from embedkit.heads.base import Codes, Floats, Head, check_features
 from embedkit.heads.linear import ConstantHead, LinearHead
 from embedkit.heads.skops_head import SkopsHead
-from embedkit.heads.spec import HeadSpec, check_class_names, row_weights, sklearn_class, takes_weights
+from embedkit.heads.spec import HeadSpec, check_class_names, row_weights, sklearn_model, takes_weights
 from embedkit.heads.table import HEADS, layer_sizes
 from embedkit.heads.wrapped import PerLabelHead
 
@@ -186,6 +186,8 @@ class _Problem:
 
     Attributes
     ----------
+    raw : ndarray, shape (N, D)
+        The features as they came.
     features : ndarray, shape (N, D)
         Standardised, where there is a `scaler`.
     targets : ndarray of int64 (N,), or of bool (N, C)
@@ -196,6 +198,7 @@ class _Problem:
     """
 
     spec: HeadSpec
+    raw: Floats
     features: Floats
     targets: npt.NDArray[Any]
     labels: Sequence[str]
@@ -214,14 +217,14 @@ class _Problem:
     ) -> _Problem:
         from sklearn.preprocessing import StandardScaler
 
-        unit = _unit_norm(features)
+        raw, unit = features, _unit_norm(features)
         scaler = None
         if spec.scale == "standard" or (spec.scale == "auto" and not unit):
             scaler = StandardScaler().fit(features, sample_weight=weights)
             features = scaler.transform(features)
         if targets.ndim == 1:
             weights = row_weights(spec.class_weight, targets, labels, weights)
-        return cls(spec, features, targets, labels, weights, scaler, unit)
+        return cls(spec, raw, features, targets, labels, weights, scaler, unit)
 
     def of_label(self, code: int) -> _Problem:
         """Return the problem whether rows have one label."""
@@ -264,7 +267,8 @@ def _unit_norm(features: Floats) -> bool:
 def _fit(problem: _Problem) -> _Fit:
     clf = problem.spec.clf
     function = _FITS.get(clf, _fit_sklearn)
-    if problem.targets.ndim == 1 or clf in _OF_LABELS or clf not in _FITS:
+    whole = clf in _OF_LABELS or clf not in _FITS
+    if problem.targets.ndim == 1 or (whole and problem.classes > 1):  # scikit-learn has no matrix of one label
         return function(problem)
     fits = [_fit_label(function, problem, code) for code in range(problem.classes)]
     heads = [fit.head for fit in fits]
@@ -308,12 +312,26 @@ def _warnings_of(action: Callable[[], object], category: type[Warning]) -> list[
 
 
 def _fit_model(problem: _Problem, model: Any, *, weighted: bool = True) -> list[str]:  # noqa: ANN401
-    """Fit a scikit-learn model on a problem; return what it says about convergence."""
+    """Fit a scikit-learn model on a problem; return what it says about convergence.
+
+    Raises
+    ------
+    UsageError
+        scikit-learn refuses the parameters, or these rows.
+    """
     from sklearn.exceptions import ConvergenceWarning
 
     weights = {"sample_weight": problem.weights} if weighted and problem.weights is not None else {}
     targets = problem.targets.astype(np.int64)
-    return _warnings_of(lambda: model.fit(problem.features, targets, **weights), ConvergenceWarning)
+    try:
+        return _warnings_of(lambda: model.fit(problem.features, targets, **weights), ConvergenceWarning)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{problem.spec.clf} cannot be fitted: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of what scikit-learn says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _fit_logreg(problem: _Problem) -> _Fit:
@@ -440,14 +458,11 @@ def _fit_knn(problem: _Problem) -> _Fit:
     """Keep the training rows."""
     rows, asked = len(problem.features), problem.spec.param("n_neighbors")
     k = min(asked, rows)
-    notes = (
-        [f"n_neighbors is {k} instead of {asked}: there are {rows} rows"]
-        if k < asked and problem.spec.params
-        else []
-    )
+    few = k < asked and "n_neighbors" in problem.spec.params
+    notes = [f"n_neighbors is {k} instead of {asked}: there are {rows} rows"] if few else []
     several = problem.targets.ndim == 2
     weights = problem.spec.param("weights")
-    parts = (problem.features, _indicators(problem), problem.mean, problem.deviation)
+    parts = (problem.raw, _indicators(problem), problem.mean, problem.deviation)
     return _Fit(KnnHead(*parts, k, weights, several), notes)
 
 
@@ -460,7 +475,8 @@ def _fit_naive_bayes(problem: _Problem) -> _Fit:
     shape = (problem.classes, problem.features.shape[1])
     mean, variance, prior = np.zeros(shape), np.ones(shape), np.full(problem.classes, -np.inf)
     mean[model.classes_] = model.theta_ * problem.deviation + problem.mean
-    variance[model.classes_] = np.maximum(model.var_, np.finfo(float).tiny) * problem.deviation**2
+    # no variance is 0, nor so small that dividing by it could overflow
+    variance[model.classes_] = np.maximum(model.var_ * problem.deviation**2, np.finfo(float).tiny ** 0.5)
     prior[model.classes_] = np.log(model.class_prior_)
     return _Fit(GaussianHead(mean, variance, prior), notes)
 
@@ -494,7 +510,7 @@ def _fit_mlp(problem: _Problem) -> _Fit:
 
 
 def _layers(problem: _Problem, model: Any) -> list[tuple[Floats, Floats]]:  # noqa: ANN401 - an MLPClassifier
-    """Return the layers, the scaler folded into the first and absent classes added to the last."""
+    """Return the layers, the scaler folded into the first, the last made certain of what cannot be learnt."""
     layers = list(zip(model.coefs_, model.intercepts_, strict=True))
     weights, bias = layers[0]
     if problem.scaler is not None:
@@ -504,6 +520,10 @@ def _layers(problem: _Problem, model: Any) -> list[tuple[Floats, Floats]]:  # no
         last, bias = layers[-1]
         wide = spread(last.T, bias, model.classes_, problem.classes, "softmax")
         layers[-1] = wide.coef.T, wide.intercept
+    if problem.targets.ndim == 2:
+        last, bias = layers[-1]
+        share = problem.targets.mean(axis=0)
+        layers[-1] = last, np.where(share == 0, -np.inf, np.where(share == 1, np.inf, bias)).astype(bias.dtype)
     return layers
 
 
@@ -517,15 +537,16 @@ def _fit_hist_gb(problem: _Problem) -> _Fit:
 
 def _fit_sklearn(problem: _Problem) -> _Fit:
     """Fit the class of scikit-learn that is named."""
-    kind = sklearn_class(problem.spec.clf)
-    params = dict(problem.spec.params)
-    try:
-        model = kind(**params)
-        if "random_state" in model.get_params() and "random_state" not in params:
-            model.set_params(random_state=problem.spec.seed)
-        return _fit_object(problem, model)
+    params = problem.spec.params
+    model = sklearn_model(problem.spec.clf, params)
+    if "random_state" in model.get_params() and "random_state" not in params:
+        model.set_params(random_state=problem.spec.seed)
+    fit = _fit_object(problem, model)
+    try:  # some say only when they are asked that, for one, there are fewer rows than neighbours
+        fit.head.decision_function(problem.raw[:1])
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{problem.spec.clf}: {error}") from error
+        raise UsageError(f"{problem.spec.clf}: {_line(error)}") from error
+    return fit
 
 
 def _fit_object(problem: _Problem, model: ClassifierMixin) -> _Fit:

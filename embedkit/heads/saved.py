@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embedkit.errors import ArtifactError
+import numpy as np
+
+from embedkit.errors import ArtifactError, MissingExtraError
 from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead
 from embedkit.heads.base import Arrays, Head
 from embedkit.heads.linear import ConstantHead, LinearHead
-from embedkit.heads.skops_head import SkopsHead
+from embedkit.heads.skops_head import FILE, SkopsHead
 from embedkit.heads.wrapped import CalibratedHead, PerLabelHead, nested
 
 _PLAIN = {head.kind: head for head in (LinearHead, ConstantHead, KnnHead, GaussianHead, MlpHead, SkopsHead)}
@@ -40,10 +42,13 @@ def head_from_state(described: Mapping[str, Any], arrays: Arrays) -> Head:
     if kind not in _KINDS:
         raise ArtifactError(f"the head is of the unknown kind {kind!r}; known: {', '.join(_KINDS)}")
     try:
+        _check_types(described, arrays)
         head = _rebuilt(described, arrays)
+    except (ArtifactError, MissingExtraError):
+        raise
     except KeyError as error:
         raise ArtifactError(f"the {kind} head lacks {error}") from None
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ArtifactError(f"the {kind} head is damaged: {error}") from None
     said = (described.get("classes"), described.get("n_features"))
     if (head.classes, head.n_features) != said:
@@ -52,6 +57,20 @@ def head_from_state(described: Mapping[str, Any], arrays: Arrays) -> Head:
             f"{head.classes} and {head.n_features}"
         )
     return head
+
+
+def _check_types(described: Mapping[str, Any], arrays: Arrays) -> None:
+    """Raise `ValueError` for numbers that are none, before a head takes them for something."""
+    for name in ("classes", "n_features", "k", "layers"):
+        value = described.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} must be an integer above 0, not {value!r}")
+    if type(described.get("multi_label", False)) is not bool:
+        raise ValueError(f"multi_label must be true or false, not {described['multi_label']!r}")
+    for name, array in arrays.items():
+        kinds = {"targets": "b", FILE: "u"}.get(name if name == FILE else name.rpartition(".")[2], "f")
+        if np.asarray(array).dtype.kind not in kinds:
+            raise ValueError(f"{name} must not be of dtype {np.asarray(array).dtype}")
 
 
 def _rebuilt(described: Mapping[str, Any], arrays: Arrays) -> Head:

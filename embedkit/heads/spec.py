@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from math import inf
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -48,12 +50,16 @@ class HeadSpec:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if self.clf not in HEADS and not self.clf.startswith(SKLEARN):
+        if self.clf not in HEADS and not str(self.clf).startswith(SKLEARN):
             raise UsageError(f"unknown head {self.clf!r}; available: {', '.join(available())}")
         if self.scale not in ("auto", "none", "standard"):
             raise UsageError(f"scale must be auto, none or standard, not {self.scale!r}")
+        if not _is_seed(self.seed):
+            raise UsageError(f"seed must be an integer from 0 to 4294967295, not {self.seed!r}")
         for name, value in self.params.items():
             self._check_param(name, value)
+        if self.clf not in HEADS:
+            sklearn_model(self.clf, self.params)
         _check_class_weight(self.clf, self.class_weight)
 
     def _check_param(self, name: str, value: object) -> None:
@@ -68,6 +74,10 @@ class HeadSpec:
     def param(self, name: str) -> Any:  # noqa: ANN401 - the table says what each one is
         """Return a parameter's value or its default."""
         return self.params.get(name, HEADS[self.clf].params[name].default)
+
+
+def _is_seed(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Integral) and 0 <= int(value) < 2**32
 
 
 def params_of(clf: str) -> list[str]:
@@ -92,19 +102,25 @@ def sklearn_class(clf: str) -> Any:  # noqa: ANN401 - a class of scikit-learn
     UsageError
         There is no such class, it is no classifier, or it is not of scikit-learn.
     """
-    from sklearn.base import ClassifierMixin
+    from sklearn.base import BaseEstimator, ClassifierMixin
 
-    path = clf.removeprefix(SKLEARN).removeprefix("sklearn.")
-    module, _, name = path.rpartition(".")
+    module, _, name = clf.removeprefix(SKLEARN).removeprefix("sklearn.").partition(".")
     found = None
-    if module and all(part.isidentifier() for part in path.split(".")):
+    if all(part.isidentifier() and not part.startswith("_") for part in (module, name)):
         with suppress(ImportError):
             found = getattr(import_module(f"sklearn.{module}"), name, None)
-    if not (inspect.isclass(found) and issubclass(found, ClassifierMixin)) or not found.__module__.startswith(
-        "sklearn."
-    ):
+    known = inspect.isclass(found) and issubclass(found, BaseEstimator) and issubclass(found, ClassifierMixin)
+    if found is None or not known or not found.__module__.startswith("sklearn."):
         raise UsageError(f"{clf!r} names no classifier of scikit-learn; an example is sklearn:svm.SVC")
     return found
+
+
+def sklearn_model(clf: str, params: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a classifier of scikit-learn
+    """Return an unfitted object of the class that is named; `UsageError` where it needs more than `params`."""
+    try:
+        return sklearn_class(clf)(**params)
+    except TypeError as error:
+        raise UsageError(f"{clf}: {error}") from None
 
 
 def _check_class_weight(clf: str, class_weight: ClassWeight) -> None:
@@ -114,9 +130,11 @@ def _check_class_weight(clf: str, class_weight: ClassWeight) -> None:
     if clf == "dummy" or not takes_weights(clf):
         raise UsageError(f"{clf} takes no class_weight")
     if isinstance(class_weight, Mapping):
-        wrong = [label for label, weight in class_weight.items() if not (is_number(weight) and weight > 0)]
+        wrong = [label for label, weight in class_weight.items() if not (is_number(weight) and 0 < weight < inf)]
         if wrong:
-            raise UsageError(f"class_weight must be positive numbers; it is not for {', '.join(map(str, wrong))}")
+            raise UsageError(
+                f"class_weight must be positive finite numbers; it is not for {', '.join(map(str, wrong))}"
+            )
     elif class_weight != "balanced":
         raise UsageError(f"class_weight must be None, 'balanced' or a mapping, not {class_weight!r}")
 
