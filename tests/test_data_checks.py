@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +31,10 @@ from embedkit.data import (
 )
 from embedkit.data.text import counted, names_of, rows_said
 from embedkit.errors import DataError
+from tests import test_cli
+from tests.test_cli import CANARY, Cli
+
+cli = test_cli.cli  # the command line's own fixture
 
 
 def split_of(
@@ -115,6 +121,71 @@ def test_conflicts() -> None:
     assert conflicts(split_of([["a", "b"]] * 2, several, kind="tokens")).texts == 1
 
 
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), max_size=12))
+def test_conflicts_are_what_a_table_of_labels_shows(rows: list[tuple[str, str]]) -> None:
+    split = split_of([text for text, _ in rows], [label for _, label in rows])
+    table: dict[str, set[str]] = {}
+    for text, label in rows:
+        table.setdefault(text, set()).add(label)
+    found = conflicts(split)
+    assert found.texts == sum(len(labels) > 1 for labels in table.values())
+    if found.texts:
+        (one, a), (two, b) = (rows[row - 101] for row in found.example)
+        assert one == two
+        assert a != b
+        assert found.example[0] < found.example[1]
+    else:
+        assert found.example == ()
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=8), st.lists(st.sampled_from("abcd"), max_size=8))
+def test_leaks_are_the_texts_of_both(train: list[str], test: list[str]) -> None:
+    found = leaks(split_of(train, None), split_of(test, None, "test"))
+    assert found.tolist() == [101 + place for place, text in enumerate(test) if text in train]
+
+
+def test_a_text_in_validation_and_test_is_a_leak_too() -> None:
+    """Thresholds and calibration are tuned on validation."""
+    splits = {
+        "train": split_of(["a", "b"], ["x", "y"]),
+        "validation": split_of(["c", "a"], ["x", "y"], "validation"),
+        "test": split_of(["c", "d", "c", "b"], ["x", "y", "x", "y"], "test"),
+    }
+    assert check_splits(splits) == [
+        "validation: 1 text of 2 also in train (row 102 of validation.csv); figures on them flatter the model",
+        "test: 1 text of 4 also in train (row 104 of test.csv); figures on them flatter the model",
+        "test: 2 texts of 4 also in validation (rows 101, 103 of test.csv); figures on them flatter the model",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("pos", "pos "),
+        ("pos", "\tPOS"),
+        ("1", "1.0"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("pos", "pos\u200b"),
+        ("pos", "\ufeffpos"),
+        ("pos", "pos\u00a0"),
+        ("12", "\uff11\uff12"),
+        ("STRASSE", "stra\u00dfe"),
+    ],
+)
+def test_labels_that_only_look_different_are_said(one: str, other: str) -> None:
+    train = split_of(["a", "b", "c"], [one, one, "z"])
+    (note,) = check_splits({"train": train, "test": split_of(["d"], [other], "test")})[1:]
+    assert note.startswith("test and train: labels that look alike are kept apart: ")
+    assert "(2 rows) and " in note
+
+
+@pytest.mark.parametrize(("one", "other"), [("1", "10"), ("a", "b"), ("1.0", "1.00"), ("\u00e9", "e"), ("", "0")])
+def test_labels_that_are_different_are_not(one: str, other: str) -> None:
+    train = split_of(["a", "b", "c"], [one, one, "z"])
+    said = check_splits({"train": train, "test": split_of(["d"], [other], "test")})
+    assert not [note for note in said if "look alike" in note]
+
+
 def test_everything_worth_saying_about_splits() -> None:
     train = split_of(["a", "b", "b", "c"], ["x", "y", "x", "x"])
     test = split_of(["c", "d", "e"], ["x", "z", "x "], "test")
@@ -125,6 +196,127 @@ def test_everything_worth_saying_about_splits() -> None:
         "test: 1 text of 3 also in train (row 101 of test.csv); figures on them flatter the model",
     ]
     assert check_splits({"test": test}) == []
+
+
+# ----------------------------------------------------------------------------- what fit-head says of labels
+
+NAN = float("nan")
+NO_MODEL = ("-m", "./nothing", "-o", "out")  # data are checked before a model is looked for, whose lack exits 66
+
+
+def labelled(path: Path, labels: Sequence[Any]) -> Path:
+    """Write a column of labels beside texts, no two of them equal."""
+    table = {"text": [f"text {i}" for i in range(len(labels))], "label": list(labels)}
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(table), path)
+    elif path.suffix == ".csv":
+        lines = [f"{text},{label}" for text, label in zip(*table.values(), strict=True)]
+        path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    else:
+        rows = [{"text": text, "label": label} for text, label in zip(*table.values(), strict=True)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "said"),
+    [
+        (
+            "d.jsonl",
+            ["a", None, "b", NAN] * 5,
+            "10 missing labels: rows 2, 4, 6, 8, 10 and 5 more (column 'label')",
+        ),
+        ("d.csv", ["a", "", "b", " "] * 5, "10 missing labels: rows 2, 4, 6, 8, 10 and 5 more"),
+        ("d.parquet", [1.0, NAN, 2.0, None] * 5, "10 missing labels: rows 2, 4, 6, 8, 10 and 5 more"),
+        ("d.parquet", ["a", "b", None] * 5, "5 missing labels: rows 3, 6, 9, 12, 15"),
+        ("d.jsonl", [1, "1"] * 5, "mixes integers and strings: 1 in row 1, '1' in row 2; write all labels in one"),
+        ("d.jsonl", ["1", 1.0] * 5, "mixes strings and integers: '1' in row 1, 1.0 in row 2"),
+        ("d.jsonl", [0, True] * 5, "mixes integers and booleans: 0 in row 1, True in row 2"),
+        ("d.jsonl", [1.0, 0.5] * 5, "row 2: label 0.5 (column 'label') is a number with a fraction"),
+        ("d.parquet", [0.1, 0.9] * 5, "row 1: label 0.1 (column 'label') is a number with a fraction"),
+    ],
+)
+def test_fit_head_refuses_labels(cli: Cli, tmp_path: Path, name: str, labels: list[Any], said: str) -> None:
+    told = cli("fit-head", labelled(tmp_path / name, labels), *NO_MODEL, code=65)
+    assert said in told.err
+    assert name in told.err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "note"),
+    [
+        ("d.csv", ["1.0", "1"] * 10, "labels that look alike are kept apart: '1.0' (10 rows) and '1' (10 rows)"),
+        (
+            "d.csv",
+            ["pos", "neg", "pos ", "pos"] * 5,
+            "look alike are kept apart: 'pos' (10 rows) and 'pos ' (5 rows)",
+        ),
+        ("d.jsonl", ["caf\u00e9", "cafe\u0301"] * 10, "labels that look alike are kept apart: "),
+        ("d.jsonl", [1.0, 2] * 10, "labels are whole floats (1.0), read as integers"),
+        ("d.parquet", [1.0, 2.0] * 10, "labels are whole floats (1.0), read as integers"),
+        ("d.jsonl", [True, False] * 10, "labels are booleans, read as 'true' and 'false'"),
+        ("d.csv", ["0.5", "1.0"] * 10, None),
+        ("d.csv", ["NA", "null"] * 10, None),
+        ("d.csv", ["nan", "None"] * 10, None),
+        ("d.jsonl", [1, 0] * 10, None),
+    ],
+)
+def test_fit_head_goes_on_with_labels_and_says_what_is_odd(
+    cli: Cli, tmp_path: Path, name: str, labels: list[Any], note: str | None
+) -> None:
+    told = cli("fit-head", labelled(tmp_path / name, labels), *NO_MODEL, code=66)
+    notes = [line for line in told.err.splitlines() if line.startswith("note: ") and "held out" not in line]
+    assert len(notes) == (note is not None)
+    assert note is None or note in notes[0]
+
+
+def test_labels_of_two_splits_in_two_ways(cli: Cli, tmp_path: Path) -> None:
+    train = labelled(tmp_path / "train.jsonl", [1, 2] * 5)
+    whole = labelled(tmp_path / "test.parquet", [1.0, 2.0] * 5)
+    told = cli("fit-head", train, "--test", whole, *NO_MODEL, code=66)
+    assert "do not occur in train" not in told.err
+    words = labelled(tmp_path / "test.csv", ["1", "2"] * 5)
+    told = cli("fit-head", train, "--test", words, *NO_MODEL, code=65)
+    assert f"labels are integers in {train} and strings in {words}; write them in one way" in told.err
+    floats = labelled(tmp_path / "floats.csv", ["1.0", "2"] * 5)
+    told = cli("fit-head", words, "--test", floats, *NO_MODEL, code=66)
+    assert "labels '1.0' (5 rows) do not occur in train and count as errors" in told.err
+    assert "look alike are kept apart: '1' (5 rows) and '1.0' (5 rows)" in told.err
+
+
+@pytest.mark.parametrize("kind", ["text", "pair"])
+def test_fit_head_says_what_stands_twice(cli: Cli, tmp_path: Path, kind: str) -> None:
+    """Conflicts by count and two rows, leaks by count and rows, and nothing of the texts themselves."""
+
+    def row(text: str, label: str) -> dict[str, str]:
+        given = {"text": f"{text} {CANARY}", "label": label}
+        return given | ({"text_pair": "the other"} if kind == "pair" else {})
+
+    train = [row(f"t{i}", "xy"[i % 2]) for i in range(20)]
+    train += [row("t3", "x"), row("t4", "x"), row("t5", "x"), row("t5", "y")]  # t3 and t5 with another label
+    dev = [row("d0", "x"), row("d1", "y"), row("t0", "x")]
+    test = [row("t1", "y"), row("d1", "y"), row("t2", "x"), row("new", "x"), row("t1", "x")]
+    told = cli("fit-head", folder(tmp_path, train=train, dev=dev, test=test), *NO_MODEL, code=66)
+    assert [line.removeprefix(f"note: {tmp_path}/") for line in told.err.splitlines()[:-1]] == [
+        "train.jsonl: 2 texts have more than one label (e.g. rows 4, 21)",
+        "test.jsonl: 1 text has more than one label (e.g. rows 1, 5)",
+        f"note: validation: 1 text of 3 also in train (row 3 of {tmp_path}/dev.jsonl); figures on them flatter "
+        "the model",
+        f"note: test: 3 texts of 5 also in train (rows 1, 3, 5 of {tmp_path}/test.jsonl); figures on them flatter "
+        "the model",
+        f"note: test: 1 text of 5 also in validation (row 2 of {tmp_path}/test.jsonl); figures on them flatter "
+        "the model",
+    ]
+    assert CANARY not in told.err
+
+
+def test_one_file_with_repeated_texts_leaks_nothing(cli: Cli, tmp_path: Path) -> None:
+    rows = [{"text": f"t{i % 20}", "label": "xy"[i % 2]} for i in range(100)]
+    told = cli("fit-head", folder(tmp_path, d=rows) / "d.jsonl", *NO_MODEL, code=66)
+    assert "20 of 100 rows (20%) held out as test, stratified by label, equal texts together" in told.err
+    assert "also in" not in told.err
+    assert "more than one label" not in told.err
 
 
 # -------------------------------------------------------------------------------------------- hold-outs

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -58,15 +59,22 @@ def emit(value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Print what the rooms log, from warnings up, on stderr."""
+    """Print what the rooms log, from warnings up, and what libraries warn of, on stderr."""
     log, handler = logging.getLogger("embedkit"), _ToStderr(logging.WARNING)
     propagated, log.propagate = log.propagate, False
+    showed, warnings.showwarning = warnings.showwarning, _show_warning
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.propagate = propagated
+        warnings.showwarning = showed
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Say a library's warning in one line: it may quote a file that somebody else wrote."""
+    warn(f"{category.__name__}: {' '.join(str(message).split())}")
 
 
 class _ToStderr(logging.Handler):
