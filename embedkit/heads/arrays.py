@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,11 @@ def scores_of(probabilities: Floats, *, multi_label: bool) -> Floats:
     return logs[:, 1] - logs[:, 0] if logs.shape[1] == 2 else logs
 
 
+def certain(scores: Floats, shares: Floats) -> Floats:
+    """Return scores (N, C) with -inf for what no training row had (share 0), inf for a label that all had (1)."""
+    return np.where(shares == 0, -np.inf, np.where(shares == 1, np.inf, scores))
+
+
 @dataclass(frozen=True, eq=False)
 class KnnHead(ScoredHead):
     """Votes of the nearest training rows, as scikit-learn's KNeighborsClassifier counts them.
@@ -33,11 +39,11 @@ class KnnHead(ScoredHead):
     Parameters
     ----------
     points : numpy.ndarray of float32 or float64, shape (M, D)
-        Training features, standardised where `mean` and `scale` are not 0 and 1.
+        Training features as they came.
     targets : numpy.ndarray of bool, shape (M, C)
         The class or the labels of each.
     mean, scale : numpy.ndarray of float64, shape (D,)
-        Features are taken as (x - mean) / scale.
+        Points and features are compared as (x - mean) / scale.
     k : int
         Neighbours asked, 1 to M.
     weights : {"uniform", "distance"}
@@ -61,8 +67,12 @@ class KnnHead(ScoredHead):
         rows, width = self.points.shape
         if self.targets.shape[:1] != (rows,) or self.targets.dtype != np.bool_ or self.targets.ndim != 2:
             raise ValueError(f"targets of shape {self.targets.shape} do not fit {rows} points")
+        if not self.multi_label and (self.classes < 2 or (self.targets.sum(axis=1) != 1).any()):
+            raise ValueError("each point must have one of two or more classes")
         if self.mean.shape != (width,) or self.scale.shape != (width,) or not (self.scale > 0).all():
             raise ValueError("mean and scale do not fit the points")
+        if not all(np.isfinite(array).all() for array in (self.points, self.mean, self.scale)):
+            raise ValueError("points, mean and scale must be finite")
         if not 1 <= self.k <= rows or self.weights not in ("uniform", "distance"):
             raise ValueError(f"k must be 1 to {rows}, weights uniform or distance: {self.k}, {self.weights}")
 
@@ -80,24 +90,28 @@ class KnnHead(ScoredHead):
         """Return the shares of the votes (N, C)."""
         checked = check_features(X, n_features=self.n_features)
         shares = np.empty((len(checked), self.classes))
-        points = self.points.astype(np.float64, copy=False)
-        lengths = np.einsum("ij,ij->i", points, points)
-        step = max(1, _DISTANCES // len(points))
+        step = max(1, _DISTANCES // max(self.points.shape))
         for start in range(0, len(checked), step):
-            asked = (checked[start : start + step].astype(np.float64) - self.mean) / self.scale
-            squared = np.maximum(
-                lengths - 2 * (asked @ points.T) + np.einsum("ij,ij->i", asked, asked)[:, None], 0
-            )
-            shares[start : start + step] = self._votes(squared)
+            asked = self._standardised(checked[start : start + step])
+            shares[start : start + step] = self._votes(*_nearest(asked, *self._compared, self.k))
         return shares
 
-    def _votes(self, squared: Floats) -> Floats:
-        """Return the shares of the k nearest columns in each row."""
-        near = _nearest(squared, self.k)
+    @cached_property
+    def _compared(self) -> tuple[Floats, Floats]:
+        """Return the points in the form in which they are compared, and their squared lengths."""
+        points = self._standardised(self.points)
+        return points, np.einsum("ij,ij->i", points, points)
+
+    def _standardised(self, features: Floats) -> Floats:
+        """Return float64 features; the same steps for points and for rows, so that equal ones stay equal."""
+        return np.asarray((features.astype(np.float64, copy=False) - self.mean) / self.scale)
+
+    def _votes(self, near: npt.NDArray[np.int64], squared: Floats) -> Floats:
+        """Return the shares of the k nearest points of each row, given their squared distances."""
         chosen = self.targets[near]  # (rows, k, C)
         if self.weights == "uniform":
             return np.asarray(chosen.mean(axis=1))
-        distances = np.sqrt(np.take_along_axis(squared, near, axis=1))
+        distances = np.sqrt(squared)
         same = distances == 0
         with np.errstate(divide="ignore"):
             weights = np.where(same.any(axis=1, keepdims=True), same, 1.0 / distances)
@@ -105,7 +119,8 @@ class KnnHead(ScoredHead):
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
         """Return log odds (N,) for two classes, (N, C) for labels; else log shares (N, C)."""
-        return scores_of(self.predict_proba(X), multi_label=self.multi_label)
+        scores = scores_of(self.predict_proba(X), multi_label=self.multi_label)
+        return scores if scores.ndim == 1 else certain(scores, self.targets.mean(axis=0))
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:  # noqa: N803
         """Return the codes with most votes (N,), or the labels of more than half of them (N, C)."""
@@ -136,13 +151,28 @@ class KnnHead(ScoredHead):
         )
 
 
-def _nearest(squared: Floats, k: int) -> npt.NDArray[np.int64]:
-    """Return the columns of the k smallest values in each row; of equal ones the first columns."""
-    near = np.argpartition(squared, k - 1, axis=1)[:, :k]
-    furthest = np.take_along_axis(squared, near, axis=1).max(axis=1)
-    for row in np.flatnonzero((squared <= furthest[:, None]).sum(axis=1) > k):
-        near[row] = np.argsort(squared[row], kind="stable")[:k]
-    return near
+def _nearest(asked: Floats, points: Floats, lengths: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return the k nearest points of each row, and their squared distances; of equal ones the first points.
+
+    |a|^2 - 2 a p + |p|^2 is fast and finds the candidates. Its rounding would part equal distances by chance and
+    make something of none, so the distances that count are taken from the differences.
+    """
+    own = np.einsum("ij,ij->i", asked, asked)
+    rough = lengths - 2 * (asked @ points.T) + own[:, None]
+    near = np.argpartition(rough, k - 1, axis=1)[:, :k]
+    rounding = 4 * (asked.shape[1] + 4) * np.finfo(np.float64).eps * (lengths.max() + own)
+    furthest = np.take_along_axis(rough, near, axis=1).max(axis=1) + rounding
+    for row in np.flatnonzero((rough <= furthest[:, None]).sum(axis=1) > k):
+        candidates = np.flatnonzero(rough[row] <= furthest[row])
+        order = np.argsort(_squared(asked[row], points[candidates]), kind="stable")
+        near[row] = candidates[order[:k]]
+    return near, np.column_stack([_squared(asked, points[near[:, place]]) for place in range(k)])
+
+
+def _squared(rows: Floats, others: Floats) -> Floats:
+    """Return the squared distance of each pair of rows."""
+    differences = rows - others
+    return np.asarray(np.einsum("ij,ij->i", differences, differences))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,10 +199,15 @@ class GaussianHead(ScoredHead):
             object.__setattr__(self, name, frozen(np.asarray(getattr(self, name), dtype=np.float64)))
         if self.mean.ndim != 2 or self.variance.shape != self.mean.shape or len(self.mean) < 2:
             raise ValueError(f"mean and variance of shapes {self.mean.shape} and {self.variance.shape} do not fit")
-        if self.log_prior.shape != (len(self.mean),) or np.isnan(self.log_prior).any():
+        known = np.isfinite(self.log_prior)
+        if (
+            self.log_prior.shape != (len(self.mean),)
+            or not known.any()
+            or (self.log_prior[~known] != -np.inf).any()
+        ):
             raise ValueError("log_prior does not fit the classes")
-        if not np.isfinite(self.mean).all() or not (self.variance > 0).all():
-            raise ValueError("means must be finite and variances positive")
+        if not np.isfinite(self.mean).all() or not (np.isfinite(self.variance) & (self.variance > 0)).all():
+            raise ValueError("means must be finite and variances positive and finite")
 
     @property
     def classes(self) -> int:
@@ -224,7 +259,8 @@ class MlpHead(ScoredHead):
     ----------
     layers : sequence of (weights, bias)
         Arrays of shapes (in, out) and (out,). The last `out` is 1 for two classes, else C. A standardiser is
-        folded into the first.
+        folded into the first. The last bias is ``-inf`` for what no training row had, ``inf`` for a label that
+        all had.
     activation : {"relu", "tanh", "identity"}
         Between the layers.
     multi_label : bool
@@ -245,8 +281,14 @@ class MlpHead(ScoredHead):
             before = layers[place - 1][0].shape[1] if place else weights.shape[0]
             if weights.ndim != 2 or weights.shape[0] != before or bias.shape != (weights.shape[1],):
                 raise ValueError(f"layer {place}: shapes {weights.shape} and {bias.shape} do not fit")
-            if not np.isfinite(weights).all() or np.isnan(bias).any():
+            last = place == len(layers) - 1
+            if not np.isfinite(weights).all() or not (np.isfinite(bias).all() or (last and self._certain(bias))):
                 raise ValueError(f"layer {place}: not finite")
+
+    def _certain(self, bias: Floats) -> bool:
+        """Say whether a last bias that is not finite makes sense."""
+        several = self.multi_label or (np.isfinite(bias).any() and (bias < np.inf).all())
+        return bool(several and not np.isnan(bias).any())
 
     @property
     def classes(self) -> int:

@@ -122,6 +122,8 @@ def check_features(features: npt.ArrayLike, *, n_features: int | None = None) ->
     array = np.asarray(features)
     if array.ndim != 2:
         raise DataError(f"features must have two dimensions (rows, width), not shape {array.shape}")
+    if not array.shape[1]:
+        raise DataError("features have 0 columns; a head needs one or more")
     if array.dtype.kind not in "biuf":
         raise DataError(f"features must be numbers, not of dtype {array.dtype}")
     if n_features is not None and array.shape[1] != n_features:

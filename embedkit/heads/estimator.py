@@ -37,12 +37,16 @@ def head_from_estimator(estimator: BaseEstimator, *, multi_label: bool = False) 
     Raises
     ------
     UsageError
-        If the estimator is not fitted, knows fewer than two classes, or has no form without pickle.
+        If the estimator is no classifier, is not fitted, knows fewer than two classes or others than codes, gives
+        neither probabilities nor scores, or has no form without pickle.
     """
+    from sklearn.base import is_classifier
     from sklearn.exceptions import NotFittedError
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import check_is_fitted
 
+    if not is_classifier(estimator):
+        raise UsageError(f"a {type(estimator).__name__} is no classifier")
     try:
         check_is_fitted(estimator)
     except NotFittedError:
@@ -51,11 +55,21 @@ def head_from_estimator(estimator: BaseEstimator, *, multi_label: bool = False) 
     head = None if multi_label else _as_arrays(parts)
     if head is not None:
         return head
-    classes = len(estimator.classes_)
-    if classes < 2:
-        raise UsageError(f"the {type(estimator).__name__} must know two or more classes")
+    classes = _count_classes(estimator, multi_label)
     dumped(estimator)
     return SkopsHead(estimator, classes, int(estimator.n_features_in_), multi_label)
+
+
+def _count_classes(estimator: BaseEstimator, multi_label: bool) -> int:
+    """Return the number of classes or labels, or say what the estimator should have been fitted on."""
+    name, known = type(estimator).__name__, estimator.classes_
+    if isinstance(known, list):
+        raise UsageError(f"the {name} knows several labels a row by its own; wrap it in OneVsRestClassifier")
+    if len(known) < (1 if multi_label else 2):
+        raise UsageError(f"the {name} must know two or more classes")
+    if not np.array_equal(known, np.arange(len(known))):
+        raise UsageError(f"the {name} must be fitted on codes from 0 to {len(known) - 1}, not on other labels")
+    return len(known)
 
 
 def _as_arrays(parts: list[BaseEstimator]) -> Head | None:

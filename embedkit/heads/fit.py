@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import DataError, UsageError
-from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead
+from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead, certain
 from embedkit.heads.base import Codes, Floats, Head, check_features
 from embedkit.heads.linear import ConstantHead, LinearHead
 from embedkit.heads.skops_head import SkopsHead
@@ -522,8 +522,7 @@ def _layers(problem: _Problem, model: Any) -> list[tuple[Floats, Floats]]:  # no
         layers[-1] = wide.coef.T, wide.intercept
     if problem.targets.ndim == 2:
         last, bias = layers[-1]
-        share = problem.targets.mean(axis=0)
-        layers[-1] = last, np.where(share == 0, -np.inf, np.where(share == 1, np.inf, bias)).astype(bias.dtype)
+        layers[-1] = last, certain(bias, problem.targets.mean(axis=0)).astype(bias.dtype)
     return layers
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import ArtifactError, UsageError, require
-from embedkit.heads.arrays import scores_of
+from embedkit.heads.arrays import certain, scores_of
 from embedkit.heads.base import Arrays, Floats, State, check_features, require_probabilities
+from embedkit.runtime.decide import decide
 
 FILE = "head.skops"
 # What skops does not trust by itself and scikit-learn's classifiers are made of. None of them runs code that a
@@ -39,6 +40,13 @@ class SkopsHead:
         C; codes that `model` never saw have probability 0.
     n_features : int
     multi_label : bool
+
+    Raises
+    ------
+    UsageError
+        The model gives neither probabilities nor a score for each class.
+    ValueError
+        What `model` knows does not fit `classes` and `n_features`.
     """
 
     model: Any
@@ -48,13 +56,34 @@ class SkopsHead:
     kind: ClassVar[str] = "skops"
 
     def __post_init__(self) -> None:
-        if not (self.has_probabilities or hasattr(self.model, "decision_function")):
-            raise UsageError(f"{type(self.model).__name__} gives neither probabilities nor scores")
+        known = np.asarray(self.model.classes_)
+        fit = known.shape == (self.classes,) or not self.multi_label
+        if known.ndim != 1 or known.dtype.kind not in "iu" or not fit or not self._in_range(known):
+            raise ValueError(f"a {self._name} that knows other classes than {self.classes} codes")
+        if getattr(self.model, "n_features_in_", self.n_features) != self.n_features:
+            raise ValueError(
+                f"a {self._name} fitted on {self.model.n_features_in_} features, not {self.n_features}"
+            )
+        if self.has_probabilities:
+            return
+        last = _last(self.model)
+        if not hasattr(last, "decision_function") and _of_labels(self.model) is None:
+            raise UsageError(f"{self._name} gives neither probabilities nor scores")
+        if getattr(last, "decision_function_shape", None) == "ovo":
+            raise UsageError(f"{self._name} scores pairs of classes; set decision_function_shape to ovr")
+
+    def _in_range(self, known: npt.NDArray[Any]) -> bool:
+        return bool(known.size) and bool(known.min() >= 0) and bool(known.max() < self.classes)
+
+    @property
+    def _name(self) -> str:
+        return type(_last(self.model)).__name__
 
     @property
     def has_probabilities(self) -> bool:
         """Whether the model gives them."""
-        return hasattr(self.model, "predict_proba")
+        learnt = [label for label in _of_labels(self.model) or [self.model] if _constant(label) is None]
+        return hasattr(learnt[0], "predict_proba")
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
         """Return the probabilities (N, C)."""
@@ -62,7 +91,7 @@ class SkopsHead:
         features = check_features(X, n_features=self.n_features)
         if not len(features):
             return np.empty((0, self.classes))
-        return self._spread(np.asarray(self.model.predict_proba(features), dtype=np.float64), 0.0)
+        return self._spread(self._asked("predict_proba", features), 0.0)
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
         """Return the model's probabilities as log odds, or its scores where it has none."""
@@ -70,11 +99,33 @@ class SkopsHead:
         if not len(features):
             return np.empty((0,) if self.classes == 2 and not self.multi_label else (0, self.classes))
         if self.has_probabilities:
-            return scores_of(self.predict_proba(features), multi_label=self.multi_label)
-        scores = np.asarray(self.model.decision_function(features), dtype=np.float64)
+            scores = scores_of(self.predict_proba(features), multi_label=self.multi_label)
+            return scores if scores.ndim == 1 else certain(scores, self._shares())
+        scores = self._asked("decision_function", features)
         if scores.ndim == 1 and self.classes > 2:
             scores = np.column_stack([-scores, scores])
         return scores if scores.ndim == 1 else self._spread(scores, -np.inf)
+
+    def _asked(self, method: str, features: Floats) -> Floats:
+        """Return what the model answers, or for several labels each label's classifier.
+
+        scikit-learn asks the first of these for what all can do, and that may be a constant.
+        """
+        labels = _of_labels(self.model)
+        if labels is None:
+            return np.asarray(getattr(self.model, method)(features), dtype=np.float64)
+        for _, step in getattr(self.model, "steps", [])[:-1]:
+            features = step.transform(features)
+        return np.column_stack([_column(label, method, features) for label in labels])
+
+    def _shares(self) -> Floats:
+        """Return 0 for what the model never saw, 1 for labels that it always saw, 0.5 for others (C,)."""
+        shares = np.zeros(self.classes)
+        shares[self.model.classes_] = 0.5
+        for code, label in enumerate(_of_labels(self.model) or []):
+            constant = _constant(label)
+            shares[code] = 0.5 if constant is None else constant
+        return shares
 
     def _spread(self, values: Floats, absent: float) -> Floats:
         """Put the columns of the classes that the model saw among all."""
@@ -87,9 +138,11 @@ class SkopsHead:
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:  # noqa: N803
         """Return what the model answers: codes (N,), or bool (N, C)."""
         features = check_features(X, n_features=self.n_features)
+        if self.multi_label:
+            return decide(self.decision_function(features), multi_label=True)
         if not len(features):
-            return np.zeros((0, self.classes), bool) if self.multi_label else np.zeros(0, np.int64)
-        return np.asarray(self.model.predict(features)).astype(bool if self.multi_label else np.int64)
+            return np.zeros(0, np.int64)
+        return np.asarray(self.model.predict(features), dtype=np.int64)
 
     def state(self) -> State:
         """Return the description and the bytes of the file.
@@ -124,6 +177,35 @@ class SkopsHead:
         _warn_of_version(str(described.get("scikit-learn")))
         model = _loaded(bytes(arrays[FILE]))
         return cls(model, described["classes"], described["n_features"], described["multi_label"])
+
+
+def _last(model: Any) -> Any:  # noqa: ANN401 - scikit-learn's
+    """Return the classifier itself of what may be a pipeline."""
+    return model.steps[-1][1] if hasattr(model, "steps") else model
+
+
+def _of_labels(model: Any) -> list[Any] | None:  # noqa: ANN401 - scikit-learn's
+    """Return the classifiers of several labels a row, one each; None where there is one for all."""
+    from sklearn.multiclass import OneVsRestClassifier
+
+    last = _last(model)
+    several = type(last) is OneVsRestClassifier and last.multilabel_
+    return list(last.estimators_) if several else None
+
+
+def _constant(label: Any) -> float | None:  # noqa: ANN401 - scikit-learn's
+    """Return 0 or 1 for the classifier of a label that no or every training row had, else None."""
+    return float(label.y_[0]) if type(label).__name__ == "_ConstantPredictor" else None
+
+
+def _column(label: Any, method: str, features: Floats) -> Floats:  # noqa: ANN401 - scikit-learn's
+    """Return the probability or score that each row has a label."""
+    constant = _constant(label)
+    if constant is not None:
+        value = constant if method == "predict_proba" else (np.inf if constant else -np.inf)
+        return np.full(len(features), value)
+    values = np.asarray(getattr(label, method)(features), dtype=np.float64)
+    return values[:, 1] if values.ndim == 2 else values
 
 
 def dumped(model: object) -> bytes:

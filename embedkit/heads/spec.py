@@ -132,9 +132,7 @@ def _check_class_weight(clf: str, class_weight: ClassWeight) -> None:
     if isinstance(class_weight, Mapping):
         wrong = [label for label, weight in class_weight.items() if not (is_number(weight) and 0 < weight < inf)]
         if wrong:
-            raise UsageError(
-                f"class_weight must be positive finite numbers; it is not for {', '.join(map(str, wrong))}"
-            )
+            raise UsageError(f"class_weight must be positive numbers; it is not for {', '.join(map(str, wrong))}")
     elif class_weight != "balanced":
         raise UsageError(f"class_weight must be None, 'balanced' or a mapping, not {class_weight!r}")
 

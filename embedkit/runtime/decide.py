@@ -42,7 +42,7 @@ def probabilities(scores: Floats, *, multi_label: bool) -> Floats:
     if multi_label:
         return sigmoid(scores)
     if scores.ndim == 1:
-        return softmax(np.column_stack([np.zeros_like(scores), scores]))  # sigmoid(s) = softmax(0, s)
+        return np.column_stack([sigmoid(-scores), sigmoid(scores)])  # unlike softmax(0, s) also at inf
     return softmax(scores)
 
 
