@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from embedkit.artifact import staged
 from embedkit.data import LabelCodec, class_counts, require_classes
 from embedkit.errors import DataError, UsageError
+from embedkit.estimators.explain import Explanation, explain_text
 from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings, load_frozen
 from embedkit.estimators.inputs import as_inputs, as_labels
 from embedkit.estimators.text_encoder import TextEncoder
@@ -247,6 +248,32 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if scores.ndim == 1:
             return scores if self._order[0] == 0 else -scores
         return scores[:, self._order] if scores.shape[1] == len(self._order) else scores
+
+    def explain(self, text: Any) -> Explanation:  # noqa: ANN401 - checked
+        """Take the scores of one text, or of one pair, apart into what each word adds to them.
+
+        Works where a score is a sum over tokens: a linear head on mean pooling. Exact by linearity, up to
+        normalisation, whose length is held at its value; see `embedkit.estimators.explain.Explanation`.
+
+        Parameters
+        ----------
+        text : str or (str, str)
+
+        Returns
+        -------
+        Explanation
+            Its ``top()``, ``to_list()`` and ``to_html()`` show it; a notebook does so by itself.
+
+        Raises
+        ------
+        UsageError
+            The head is not linear, pooling is not mean, or pairs are read apart; says why and what to do.
+        DataError
+            This is not one text (one pair).
+        """
+        check_is_fitted(self, "head_")
+        extractor = self.encoder_._open_as_fitted()
+        return explain_text(extractor, self.head_, self.classes_, text, self.predict, order=self._order)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write an artifact folder without pickle; `embedkit.load` and ``embedkit predict`` read it.

@@ -10,10 +10,11 @@ and token t adds its term: nothing is estimated. Only |m| belongs to no token: i
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -25,7 +26,7 @@ from embedkit.data.text import counted, name_of, names_of
 from embedkit.encoders import FeatureExtractor, Recipe
 from embedkit.errors import DataError, ModelError, UsageError
 from embedkit.estimators.explain_page import fragment, page
-from embedkit.heads import LinearHead
+from embedkit.heads import LinearHead, head_from_estimator
 from embedkit.runtime.tokens import Located, Text
 
 Kind: TypeAlias = Literal["word", "space", "prompt", "special"]
@@ -218,9 +219,9 @@ class Explanation:
 def explain_text(
     extractor: FeatureExtractor,
     head: object,
-    classes: Sequence[Any],
+    classes: Iterable[Any],
     text: Text,
-    label: Any,  # noqa: ANN401 - a label of any dtype, or several
+    predict: Callable[[list[Text]], Any],
     *,
     order: Sequence[int] | NDArray[np.integer[Any]] | None = None,
 ) -> Explanation:
@@ -230,13 +231,13 @@ def explain_text(
     ----------
     extractor : FeatureExtractor
         That the head was fitted with; pooling is mean.
-    head : LinearHead
-    classes : sequence of label
+    head : LinearHead, or a scikit-learn classifier that becomes one
+    classes : iterable of label
         C labels.
     text : str or (str, str)
         A text; a pair where pairs are read together.
-    label : label, or sequence of label
-        What the classifier predicts for it.
+    predict : callable
+        Gives a list of texts the label of each, or its labels where rows have any number of them.
     order : sequence of int, optional
         The code of each of `classes` in the head. Default: 0 to C - 1.
 
@@ -255,8 +256,9 @@ def explain_text(
     """
     _check_text(text)
     linear = _require_sum(extractor.recipe, head, isinstance(text, tuple))
-    codes = np.arange(len(classes)) if order is None else np.asarray(order)
+    label = predict([text])[0]
     coef, intercept = _weights(linear)
+    codes = np.arange(len(coef)) if order is None else np.asarray(order)
     vector = extractor.transform([text]).vectors
     located = extractor.tokenizer.locate(text, windows=extractor.recipe.long == "mean")
     shares, norm = _shares(extractor, located, coef[codes])
@@ -297,6 +299,9 @@ def _check_text(text: object) -> None:
 
 def _require_sum(recipe: Recipe, head: object, is_pair: bool) -> LinearHead:
     """Return the head if scores are sums over tokens; else say why they are not and what to do."""
+    if hasattr(head, "get_params"):
+        with contextlib.suppress(UsageError):  # of one that cannot be saved; refused below
+            head = head_from_estimator(head)
     if not isinstance(head, LinearHead):
         raise UsageError(
             f"explain needs a head that is linear in the features; {_head_name(head)} is not, so its score is no "
