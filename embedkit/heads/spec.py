@@ -94,6 +94,15 @@ def takes_weights(clf: str) -> bool:
     return "sample_weight" in inspect.signature(sklearn_class(clf).fit).parameters
 
 
+def gives_probabilities(clf: str) -> bool:
+    """Say whether a head, fitted, will have probabilities; a name that is none is taken to."""
+    if clf in HEADS:
+        return HEADS[clf].probabilities
+    with suppress(UsageError):
+        return hasattr(sklearn_class(clf), "predict_proba")
+    return True
+
+
 def sklearn_class(clf: str) -> Any:  # noqa: ANN401 - a class of scikit-learn
     """Return the class that ``sklearn:package.Class`` names.
 

@@ -31,12 +31,15 @@ class Kind:
         What a search tries, besides the values that are given.
     weighted : bool
         Whether rows may weigh differently.
+    probabilities : bool
+        Whether it gives them without being calibrated.
     """
 
     description: str
     params: Mapping[str, Param] = field(default_factory=dict)
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     weighted: bool = True
+    probabilities: bool = True
 
 
 def is_number(value: object) -> bool:
@@ -93,11 +96,13 @@ HEADS: dict[str, Kind] = {
         "least squares on the labels with an L2 penalty; no probabilities",
         {"alpha": _finite(1.0), "fit_intercept": _INTERCEPT},
         {"alpha": (0.01, 0.1, 1.0, 10.0, 100.0)},
+        probabilities=False,
     ),
     "linear-svm": Kind(
         "linear support vectors, one class against the rest; no probabilities",
         {"C": _finite(1.0), "fit_intercept": _INTERCEPT, "max_iter": _count(10_000), "tol": _finite(1e-4)},
         {"C": (0.01, 0.1, 1.0, 10.0)},
+        probabilities=False,
     ),
     "knn": Kind(
         "votes of the nearest training texts, which the saved head holds as vectors",
@@ -105,7 +110,7 @@ HEADS: dict[str, Kind] = {
         {"n_neighbors": (1, 5, 15, 50), "weights": ("uniform", "distance")},
         weighted=False,
     ),
-    "centroid": Kind("the class with the nearest mean; no probabilities"),
+    "centroid": Kind("the class with the nearest mean; no probabilities", probabilities=False),
     "lda": Kind(
         "linear discriminant analysis with shrinkage",
         {"shrinkage": _SHRINKAGE},
