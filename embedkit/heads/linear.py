@@ -137,8 +137,7 @@ class LinearHead(ScoredHead):
     @classmethod
     def from_state(cls, described: Mapping[str, Any], arrays: Arrays) -> LinearHead:
         """Read back what `state` gave."""
-        several = bool(described.get("multi_label", False))
-        return cls(coef=arrays["coef"], intercept=arrays["intercept"], link=described["link"], multi_label=several)
+        return cls(arrays["coef"], arrays["intercept"], described["link"], described["multi_label"])
 
     @classmethod
     def stacked(cls, heads: Sequence[LinearHead]) -> LinearHead:
@@ -214,5 +213,4 @@ class ConstantHead(ScoredHead):
     @classmethod
     def from_state(cls, described: Mapping[str, Any], arrays: Arrays) -> ConstantHead:
         """Read back what `state` gave."""
-        several = bool(described.get("multi_label", False))
-        return cls(prior=arrays["prior"], n_features=int(described["n_features"]), multi_label=several)
+        return cls(arrays["prior"], described["n_features"], described["multi_label"])

@@ -50,22 +50,25 @@ def head_from_state(described: Mapping[str, Any], arrays: Arrays) -> Head:
         raise ArtifactError(f"the {kind} head lacks {error}") from None
     except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ArtifactError(f"the {kind} head is damaged: {error}") from None
-    said = (described.get("classes"), described.get("n_features"))
+    said = (described["classes"], described["n_features"])
     if (head.classes, head.n_features) != said:
         raise ArtifactError(
             f"the {kind} head is described with {said[0]} classes and {said[1]} features, but its arrays hold "
             f"{head.classes} and {head.n_features}"
+        )
+    if head.multi_label != described["multi_label"]:
+        raise ArtifactError(
+            f"the {kind} head is described with multi_label {described['multi_label']}, and is not"
         )
     return head
 
 
 def _check_types(described: Mapping[str, Any], arrays: Arrays) -> None:
     """Raise `ValueError` for numbers that are none, before a head takes them for something."""
-    for name in ("classes", "n_features", "k", "layers"):
-        value = described.get(name, 1)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} must be an integer above 0, not {value!r}")
-    if type(described.get("multi_label", False)) is not bool:
+    for name in ("classes", "n_features", *(name for name in ("k", "layers") if name in described)):
+        if type(described[name]) is not int or described[name] < 1:
+            raise ValueError(f"{name} must be an integer above 0, not {described[name]!r}")
+    if type(described["multi_label"]) is not bool:
         raise ValueError(f"multi_label must be true or false, not {described['multi_label']!r}")
     for name, array in arrays.items():
         kinds = {"targets": "b", FILE: "u"}.get(name if name == FILE else name.rpartition(".")[2], "f")
