@@ -459,7 +459,7 @@ def test_two_classes_have_one_score(folder: Folders, rows: int, link: str) -> No
     assert explanation.label == ("pos" if score > 0 else "neg")
     assert "<details>" not in explanation.to_html()
     for label, other in (("pos", "neg"), ("neg", "pos")):
-        legend = f"above 0 for <bdi>{label}</bdi>, below 0 for <bdi>{other}</bdi>"
+        legend = f"above 0 speaks for <bdi>{label}</bdi>, below 0 for <bdi>{other}</bdi>"
         assert legend in explanation.to_html(label)
     assert explanation.to_html("pos") == explanation.to_html()
 
@@ -494,6 +494,27 @@ def test_labels_that_stand_for_themselves(folder: Folders) -> None:
         assert explanation.to_list() == explanation.to_list(("war", "love")[int(np.argmax(explanation.scores))])
         assert ("no label" in explanation.to_html()) == (shift < 0)
         assert len(Outline(explanation.to_html()).headings) == 2
+
+
+def test_labels_come_as_a_row_of_an_array_or_by_name(folder: Folders) -> None:
+    opened = extractor(folder("bert"))
+    head = head_for(opened, 3, "none", multi_label=True)
+    for row in (np.array([True, False, True]), np.array([1, 0, 1]), ["neg", "pos"], np.array([1, 0, 1], object)):
+        explanation = explain_text(opened, head, np.array(CLASSES), "good film", lambda _, row=row: [row])
+        assert explanation.label == ("neg", "pos")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_threshold_that_decided_is_said(folder: Folders, several: bool) -> None:
+    opened = extractor(folder("bert"))
+    head = head_for(opened, 2 if several else 1, "sigmoid", multi_label=several)
+    score = np.ravel(head.decision_function(opened.transform(["good film"]).vectors))
+    for turned in (False, True):
+        has = (score > 0) != turned
+        row: Any = has if several else ("ab"[int(has[0])])
+        explanation = explain_text(opened, head, ["a", "b"], "good film", lambda _, row=row: [row])
+        assert ("tuned threshold" in " ".join(explanation.remarks)) == turned
+        assert ("A tuned threshold" in explanation.to_html()) == turned
 
 
 def test_a_class_without_training_rows(folder: Folders) -> None:

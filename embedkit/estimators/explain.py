@@ -89,7 +89,8 @@ class Explanation:
         cut off or that have no token are among them, with contributions of 0.
     classes : tuple of label, length C
     scores : tuple of float, length C
-        The decision scores. For two classes that of the second and its negative: above 0 means the second.
+        The decision scores. For two classes that of the second and its negative: above 0 means the second,
+        unless a threshold was tuned.
     intercept : tuple of float, length C
         The part of the scores that is there without any text.
     rounding : tuple of float, length C
@@ -200,7 +201,7 @@ class Explanation:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the scores do not hold: words that were cut off, or that have no token."""
+        """What the scores do not hold: words that were cut off or have no token, a threshold that decided."""
         words = [word for word in self.words if word.kind == "word"]
         cut = sum(word.cut > 0 and not word.read for word in words)
         partly = sum(word.cut > 0 and word.read > 0 for word in words)
@@ -213,6 +214,10 @@ class Explanation:
         remarks = [f"{counted(count, 'word')} {what}" for count, what in said if count]
         if any(word.kind == "prompt" and word.cut for word in self.words):
             remarks.append("the prompt was cut: text and prompt are longer than the maximum length")
+        labels = self.label if isinstance(self.label, tuple) else (self.label,)
+        signed = zip(self.classes, self.scores, strict=True) if self.multi_label or self.negated else ()
+        if any(score and (score > 0) != (label in labels) for label, score in signed):
+            remarks.append("a tuned threshold, and not the sign of the score, decided the prediction")
         return tuple(remarks)
 
 
@@ -237,7 +242,8 @@ def explain_text(
     text : str or (str, str)
         A text; a pair where pairs are read together.
     predict : callable
-        Gives a list of texts the label of each, or its labels where rows have any number of them.
+        Gives a list of texts the label of each. Where rows have any number of labels, a row of an array that
+        says which of `classes` it has, or a list of labels.
     order : sequence of int, optional
         The code of each of `classes` in the head. Default: 0 to C - 1.
 
@@ -256,7 +262,7 @@ def explain_text(
     """
     _check_text(text)
     linear = _require_sum(extractor.recipe, head, isinstance(text, tuple))
-    label = predict([text])[0]
+    label, names = predict([text])[0], tuple(map(_plain, classes))
     coef, intercept = _weights(linear)
     codes = np.arange(len(coef)) if order is None else np.asarray(order)
     vector = extractor.transform([text]).vectors
@@ -271,14 +277,21 @@ def explain_text(
     return Explanation(
         text=text,
         words=tuple(_words(extractor, located, text, shares)),
-        classes=tuple(map(_plain, classes)),
+        classes=names,
         scores=tuple(scores.tolist()),
         intercept=tuple(intercept[codes].tolist()),
         rounding=tuple(rounding.tolist()),
         norm_held=norm,
-        label=tuple(map(_plain, label)) if linear.multi_label else _plain(label),
+        label=_labels(names, label) if linear.multi_label else _plain(label),
         multi_label=linear.multi_label,
     )
+
+
+def _labels(classes: Sequence[Label], row: Any) -> tuple[Label, ...]:  # noqa: ANN401 - an array or labels
+    """Return the labels of a row."""
+    if isinstance(row, np.ndarray):
+        row = [label for label, has in zip(classes, row, strict=True) if has]
+    return tuple(map(_plain, row))
 
 
 def _plain(label: Any) -> Label:  # noqa: ANN401 - a label of any dtype

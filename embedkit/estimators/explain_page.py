@@ -117,7 +117,7 @@ def _legend(explanation: Explanation, at: int, peak: float) -> str:
     this = _label(explanation, at)
     if explanation.negated:
         other = _label(explanation, 1 - at)
-        sign = f"One score tells the two apart: above 0 for {this}, below 0 for {other}. "
+        sign = f"One score tells the two apart: above 0 speaks for {this}, below 0 for {other}. "
         pushes = f"{blue} pushes towards {this}, {orange} towards {other}"
     else:
         sign, pushes = "", f"{blue} adds to the score of {this}, {orange} takes from it"
