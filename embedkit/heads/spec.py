@@ -136,7 +136,7 @@ def _check_class_weight(clf: str, class_weight: ClassWeight) -> None:
     """Refuse what is no class weight, and any for a head that would ignore it."""
     if class_weight is None:
         return
-    if clf == "dummy" or not takes_weights(clf):
+    if clf in ("dummy", "centroid") or not takes_weights(clf):  # a class's mean is the same at any weight
         raise UsageError(f"{clf} takes no class_weight")
     if isinstance(class_weight, Mapping):
         wrong = [label for label, weight in class_weight.items() if not (is_number(weight) and 0 < weight < inf)]
