@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from embedkit.data.text import counted, names_of
 from embedkit.errors import DataError
+from embedkit.runtime.decide import probabilities, sigmoid
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -69,11 +70,8 @@ class Calibration:
     def probabilities(self, scores: npt.ArrayLike) -> Floats:
         """Return probabilities (n, C); (n, 2) for two classes, whose scores are (n,)."""
         logits = self.apply(scores)
-        if self.link == "softmax":
-            return np.exp(_log_softmax(logits))
-        if logits.ndim == 1:
-            return np.column_stack([_sigmoid(-logits), _sigmoid(logits)])
-        return _sigmoid(logits)
+        table = probabilities(logits, multi_label=self.link == "sigmoid" and logits.ndim == 2)
+        return np.asarray(table, dtype=np.float64)
 
 
 class FittedCalibration(NamedTuple):
@@ -205,13 +203,8 @@ def sigmoid_loss(params: Floats, scores: Floats, targets: Floats) -> tuple[float
     """
     logits = params[0] * scores + params[1]
     loss = np.logaddexp(0, logits) - targets * logits
-    slope = (_sigmoid(logits) - targets) / len(scores)
+    slope = (sigmoid(logits) - targets) / len(scores)
     return float(loss.mean()), np.array([slope @ scores, slope.sum()])
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    """Return 1 / (1 + exp(-x)), exact in relative terms also near 0."""
-    return np.exp(-np.logaddexp(0, -logits))
 
 
 # --- three or more classes -----------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def mcnemar(first: int, second: int) -> float:
 
     Examples
     --------
-    >>> mcnemar(1, 9), mcnemar(0, 0)
-    (0.021484375, 1.0)
+    >>> round(mcnemar(1, 9), 6), mcnemar(0, 0)
+    (0.021484, 1.0)
     """
     return min(1.0, 2 * binomial_at_most(min(first, second), first + second))
