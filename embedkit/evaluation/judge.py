@@ -20,23 +20,30 @@ class Judgement:
     Attributes
     ----------
     names : tuple of str
-        The label of each code: those of training, then those that only the judged rows have.
-    true, predicted : numpy.ndarray of int64, shape (n,)
-        Codes.
+        The label of each code or column: those of training, then those that only the judged rows have.
+    true, predicted : numpy.ndarray
+        Codes, int64 of shape (n,); or, where a row may have several labels, whether it has each, bool of shape
+        (n, labels).
     metrics : dict
-        Of `embedkit.metrics.classification`.
+        Of `embedkit.metrics.classification` or `embedkit.metrics.multilabel`.
     """
 
     names: tuple[str, ...]
-    true: npt.NDArray[np.int64]
-    predicted: npt.NDArray[np.int64]
+    true: npt.NDArray[Any]
+    predicted: npt.NDArray[Any]
     metrics: dict[str, Any]
 
     @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.true.ndim == 2
+
+    @property
     def unseen_rows(self) -> int:
-        """Number of rows whose true label training never saw."""
+        """Number of rows with a true label that training never saw."""
         trained = len(self.names) - len(self.metrics["unseen_labels"])
-        return int((self.true >= trained).sum())
+        unseen = self.true[:, trained:].any(axis=1) if self.multi_label else self.true >= trained
+        return int(unseen.sum())
 
 
 def judge(
@@ -86,5 +93,48 @@ def judge(
         trained=len(trained),
         resamples=resamples,
         seed=seed,
+    )
+    return Judgement(codec.names, true, predicted, figures)
+
+
+def judge_sets(
+    true_sets: Sequence[Sequence[Label]],
+    predicted_sets: Sequence[Sequence[Label]],
+    train_labels: Sequence[Label],
+    *,
+    resamples: int = 1000,
+    seed: int = 42,
+) -> Judgement:
+    """Judge predictions of several labels a row, or none, against true ones.
+
+    Parameters
+    ----------
+    true_sets : sequence of sequence of label, length n
+        May hold labels that training never saw: each becomes a column behind the others, and each of its rows
+        a miss.
+    predicted_sets : sequence of sequence of label, length n
+        All of `train_labels`.
+    train_labels : sequence of label
+        The labels of the model in the order of its columns.
+    resamples, seed : int
+        Of the bootstrap of the F1 intervals.
+
+    Returns
+    -------
+    Judgement
+        Boolean matrices, names and figures.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, lengths differ, or a predicted label is none of the model's.
+    """
+    trained = LabelCodec(tuple(train_labels))
+    codec = trained.extended(true_sets)
+    true, predicted = codec.encode_sets(true_sets), trained.encode_sets(predicted_sets)
+    unseen = np.zeros((len(predicted), len(codec) - len(trained)), dtype=np.bool_)
+    predicted = np.hstack([predicted, unseen])
+    figures = metrics.multilabel(
+        true, predicted, codec.names, trained=len(trained), resamples=resamples, seed=seed
     )
     return Judgement(codec.names, true, predicted, figures)
