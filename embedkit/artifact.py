@@ -472,6 +472,11 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
     ValueError
         If an array holds anything else, such as objects.
     """
+    _write_bytes(path, packed(arrays))
+
+
+def packed(arrays: Arrays) -> bytes:
+    """Return what `save_arrays` writes."""
     from safetensors.numpy import save
 
     ready = {}
@@ -480,7 +485,7 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
             raise ValueError(f"the array {name!r} is of dtype {array.dtype}, which cannot be saved")
         # safetensors writes the buffer as it lies: in C order and little-endian, or it would be wrong
         ready[name] = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
-    _write_bytes(path, save(ready))
+    return save(ready)
 
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -501,12 +506,18 @@ def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     ArtifactError
         If the file is missing or damaged, or has a dtype that numpy lacks.
     """
+    try:
+        return unpacked(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; restore it or make the folder again") from None
+
+
+def unpacked(data: bytes, name: str) -> dict[str, npt.NDArray[Any]]:
+    """Read what `packed` gave; `name` is what errors call it."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        return load(path.read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; restore it or make the folder again") from None
+        return load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is damaged or no safetensors file: {error}") from None
+        raise ArtifactError(f"{name} is damaged or no safetensors file: {error}") from None

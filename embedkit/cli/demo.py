@@ -90,6 +90,7 @@ def _settings(args: argparse.Namespace) -> EncoderSettings:
 
 def _predict(trained: FrozenRun) -> list[dict[str, Any]]:
     answers, names = trained.classifier.predict(_TEXTS), trained.classifier.codec.names
+    assert answers.probabilities is not None  # logistic regression has them
     found = zip(_TEXTS, answers.codes.tolist(), answers.probabilities.max(axis=1).tolist(), strict=True)
     return [{"text": text, "label": names[code], "score": score} for text, code, score in found]
 

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = options.dataset_of(args, labels="required")
     require_texts(dataset.kind)
     classifier = options.classifier_of(args)
-    split = split_to_judge(dataset, args.split, classifier.about)
+    split = split_to_judge(dataset, args.split, classifier)
     check_positive(args.positive_label, classifier.codec, split.labels)
     tell_notes(args, dataset.notes)
     rows = len(split) * classifier.extractor.texts_per_row(dataset.kind)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         predictions = classifier.predict(split.inputs, rows=split.rows)  # type: ignore[arg-type]
     tell_notes(args, classifier.extractor.remarks(predictions.extraction))
     before = time.perf_counter()
-    entry = judged(split, predictions, classifier.codec, positive=args.positive_label)
+    entry = judged(split, predictions, classifier, positive=args.positive_label)
     metrics, done = entry.judgement.metrics, predictions.extraction
     seconds = {
         "load": done.load_seconds,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from embedkit.cli.output import escaped
+from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedkit.data import Dataset
+    from embedkit.data import Dataset, Split
     from embedkit.encoders import EncoderSettings, FeatureExtractor
     from embedkit.estimators.frozen import FrozenClassifier
-    from embedkit.heads import HeadSpec
+    from embedkit.heads import Decision, HeadSpec
     from embedkit.runtime.tokens import Tokenizer
+    from embedkit.store import FeatureStore
 
 Subparsers = Any  # argparse has no public name for it
 Command = Callable[[argparse.Namespace], int]
@@ -124,13 +126,56 @@ def add_store(parser: argparse.ArgumentParser, *, dtype: bool = True) -> None:
 
 def add_head(parser: argparse.ArgumentParser) -> None:
     """Add which head, and how it is fitted."""
-    group = parser.add_argument_group("head")
-    group.add_argument("--clf", default="logreg", help="logreg (default) or dummy")
-    group.add_argument("--clf-param", action="append", default=[], metavar="NAME=VALUE", help="such as C=0.5")
+    group = parser.add_argument_group("head (lists, separated by commas, are chosen from)")
+    group.add_argument(
+        "--clf",
+        default="logreg",
+        help="logreg (default), ridge, linear-svm, knn, centroid, lda, naive-bayes, mlp, hist-gb, dummy, or "
+        "sklearn:package.Class",
+    )
+    group.add_argument("--clf-param", action="append", default=[], metavar="NAME=VALUE", help="such as C=0.1,1,10")
     group.add_argument("--scale", default="auto", choices=("auto", "none", "standard"), help="of the features")
-    group.add_argument("--class-weight", choices=("balanced",), help="weight rows by the rarity of their label")
+    group.add_argument(
+        "--class-weight",
+        metavar="WEIGHT",
+        help="balanced: rows weigh by the rarity of their label; or JSON such as '{\"spam\": 5}'",
+    )
     group.add_argument("--positive-label", metavar="LABEL", help="whose precision, recall and F1 to print")
+    group.add_argument(
+        "--thresholds",
+        metavar="METRIC",
+        help="tune what decides for f1, accuracy, balanced-accuracy, macro-f1 or mcc; or none (default: f1 for "
+        "each label where rows have several, else none)",
+    )
+    group.add_argument("--calibrate", action="store_true", help="make probabilities that can be believed")
+    group.add_argument(
+        "--update", metavar="DIR", help="add the rows of DATA to those of an earlier fit, with its settings"
+    )
     add_seed(group)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add how to choose where there is a choice."""
+    group = parser.add_argument_group("choice")
+    group.add_argument("--search", action="store_true", help="also try the usual values of each head's settings")
+    group.add_argument("--cv", type=int, metavar="K", help="folds of the cross-validation on train (default 5)")
+    group.add_argument(
+        "--metric",
+        help="to choose by: accuracy (default), macro-f1, mcc; for labels micro-f1, macro-f1, subset-accuracy",
+    )
+    group.add_argument(
+        "--rare",
+        default="error",
+        choices=("error", "drop", "train-only"),
+        help="classes with one distinct text, which cannot be cross-validated",
+    )
+    group.add_argument("--jobs", type=_jobs, metavar="N", help="processes (default: one a core)")
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
+    return int(text)
 
 
 def add_seed(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
@@ -179,30 +224,53 @@ def dataset_of(args: argparse.Namespace, *, labels: str = "optional") -> Dataset
     )
 
 
-def settings_of(args: argparse.Namespace) -> EncoderSettings:
-    """Return what the flags say about the encoder."""
+def settings_of(args: argparse.Namespace, **instead: Any) -> EncoderSettings:  # noqa: ANN401 - as they are
+    """Return what the flags say about the encoder; `instead` stands for flags that are read otherwise."""
     from embedkit.encoders import EncoderSettings
     from embedkit.errors import require
 
     require("pyarrow", extra="train", purpose=f"embedkit {args.command}")
-    return EncoderSettings(
-        model=args.model,
-        revision=args.revision,
-        pooling=args.pooling,
-        layers=args.layers,
-        layer_join=args.layer_join,
-        normalize=args.normalize,
-        max_length=args.max_length,
-        long=args.long,
-        side=args.side,
-        prompt=args.prompt,
-        pairs=args.pairs,
-        precision=args.precision,
-        engine=args.engine,
-        device=args.device,
-        batch_tokens=EncoderSettings.batch_tokens if args.batch_tokens is None else args.batch_tokens,
-        threads=args.threads,
+    names = (
+        *(
+            "model",
+            "revision",
+            "pooling",
+            "layers",
+            "layer_join",
+            "normalize",
+            "max_length",
+            "long",
+            "side",
+            "prompt",
+        ),
+        *("pairs", "precision", "engine", "device", "threads"),
     )
+    given = {name: getattr(args, name) for name in names}
+    tokens = EncoderSettings.batch_tokens if args.batch_tokens is None else args.batch_tokens
+    return EncoderSettings(**{**given, "batch_tokens": tokens, **instead})
+
+
+def views_asked(args: argparse.Namespace) -> tuple[list[str], list[str | None]]:
+    """Return the layers and the poolings to choose from, each as `embedkit.evaluation.sweep.views_of` has it."""
+    poolings = [None] if args.pooling is None else _listed(args.pooling, "--pooling")
+    return _listed(args.layers, "--layers"), poolings
+
+
+def _listed(text: str, flag: str) -> list[Any]:
+    """Return the parts of a list; refuse an empty or repeated one."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts) or len(set(parts)) < len(parts):
+        raise UsageError(f"{flag} {text!r}: give names separated by commas, each once")
+    return parts
+
+
+def opener_of(args: argparse.Namespace, store: FeatureStore | None = None) -> Callable[[EncoderSettings], Any]:
+    """Return what opens a model with the store that the flags name, or with another one."""
+    from embedkit.encoders import FeatureExtractor
+    from embedkit.store import open_store
+
+    kept = store or open_store(place_of(args), args.store_dtype)
+    return lambda settings: FeatureExtractor(settings, store=kept, dtype=args.store_dtype, keep_going=True)
 
 
 def extractor_of(args: argparse.Namespace, settings: EncoderSettings, *, keep_going: bool) -> FeatureExtractor:
@@ -210,11 +278,11 @@ def extractor_of(args: argparse.Namespace, settings: EncoderSettings, *, keep_go
     from embedkit.encoders import FeatureExtractor
     from embedkit.store import open_store
 
-    store = open_store(_place_of(args), args.store_dtype)
+    store = open_store(place_of(args), args.store_dtype)
     return FeatureExtractor(settings, store=store, dtype=args.store_dtype, keep_going=keep_going)
 
 
-def _place_of(args: argparse.Namespace) -> str | bool | None:
+def place_of(args: argparse.Namespace) -> str | bool | None:
     """Return where features are kept, as `embedkit.store.open_store` takes it."""
     place: str | None = args.store
     return False if args.no_store else place
@@ -230,7 +298,7 @@ def classifier_of(args: argparse.Namespace) -> FrozenClassifier:
     return load_frozen(
         Path(args.folder),
         model=args.model,
-        store=_place_of(args),
+        store=place_of(args),
         device=args.device,
         batch_tokens=args.batch_tokens,
         threads=args.threads,
@@ -246,11 +314,66 @@ def tokenizer_of(args: argparse.Namespace) -> Tokenizer:
     from embedkit.store import open_store
 
     settings = EncoderSettings(args.model, revision=args.revision, max_length=args.max_length)
-    return FeatureExtractor(settings, store=open_store(_place_of(args))).tokenizer
+    return FeatureExtractor(settings, store=open_store(place_of(args))).tokenizer
 
 
-def head_of(args: argparse.Namespace) -> HeadSpec:
-    """Return the head that the flags describe."""
-    from embedkit.heads import HeadSpec, parse_params
+def heads_of(args: argparse.Namespace) -> list[HeadSpec]:
+    """Return the heads to choose from; mostly one."""
+    from embedkit.heads import HeadSpec, parse_grid, specs_of
 
-    return HeadSpec(args.clf, args.scale, args.class_weight, parse_params(args.clf_param), args.seed)
+    clfs = _listed(args.clf, "--clf")
+    weight = args.class_weight
+    if weight is not None and weight != "balanced":
+        weight = _weights(weight)
+    for clf in clfs:
+        HeadSpec(clf, args.scale, weight, {}, args.seed)
+    template = HeadSpec(clfs[0], args.scale, weight, {}, args.seed)
+    return specs_of(clfs, parse_grid(args.clf_param), search=args.search, template=template)
+
+
+def _weights(text: str) -> dict[str, Any]:
+    """Read class weights written as JSON."""
+    import json
+
+    try:
+        weights = json.loads(text)
+    except (ValueError, RecursionError):
+        weights = None
+    if not isinstance(weights, dict):
+        raise UsageError(f"--class-weight is balanced, or a JSON object such as '{{\"spam\": 5}}', not {text!r}")
+    return weights
+
+
+def decision_of(args: argparse.Namespace, splits: Mapping[str, Split]) -> Decision:
+    """Return what is to be calibrated and tuned."""
+    from embedkit.data.splits import has_label_sets
+    from embedkit.heads import Decision
+
+    metric = args.thresholds
+    if metric is None:
+        metric = "f1" if has_label_sets(splits["train"].labels) else "none"
+    return Decision(args.calibrate, None if metric == "none" else metric, seed=args.seed)
+
+
+# what an earlier fit has said already
+_OF_FIT = (
+    *("revision", "pooling", "layers", "layer_join", "normalize", "max_length", "long", "side", "prompt", "pairs"),
+    *(
+        "precision",
+        "engine",
+        "store_dtype",
+        "clf",
+        "clf_param",
+        "scale",
+        "class_weight",
+        "thresholds",
+        "calibrate",
+    ),
+    *("search", "cv", "metric", "rare", "jobs"),
+)
+
+
+def given_beside_update(args: argparse.Namespace) -> list[str]:
+    """Return the flags that were given although an earlier fit decides about them."""
+    changed = [name for name in _OF_FIT if getattr(args, name) != args.parser.get_default(name)]
+    return ["--" + name.replace("_", "-") for name in changed]

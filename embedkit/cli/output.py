@@ -109,12 +109,14 @@ def _width(text: str) -> int:
 
 
 @contextmanager
-def progress(args: argparse.Namespace, total: int, what: str) -> Iterator[Callable[[int], None]]:
+def progress(
+    args: argparse.Namespace, total: int, what: str, *, unit: str = " texts"
+) -> Iterator[Callable[[int], None]]:
     """Show a bar on a terminal; elsewhere, and when quiet, nothing."""
     if args.quiet or not sys.stderr.isatty():
         yield lambda count: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit=" texts", file=sys.stderr, mininterval=0.2) as bar:
+    with tqdm(total=total, desc=what, unit=unit, file=sys.stderr, mininterval=0.2) as bar:
         yield lambda count: (bar.update(count), None)[1]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from embedkit.data import Dataset
     from embedkit.encoders import Extraction
-    from embedkit.estimators.frozen import FrozenClassifier
+    from embedkit.estimators.frozen import FrozenClassifier, Predictions
 
 _BYTES = 1 << 16  # of stdin at once; fewer where fewer are there, so that no answer waits for the next text
 
@@ -85,14 +85,36 @@ def _count(total: Extraction, done: Extraction) -> None:
 
 def _answer(classifier: FrozenClassifier, chunk: _Chunk) -> Extraction:
     predictions = classifier.predict(chunk.inputs, rows=chunk.rows)
-    names = classifier.codec.names
-    for place, (code, scores) in enumerate(
-        zip(predictions.codes.tolist(), predictions.probabilities.tolist(), strict=True)
-    ):
+    for place, answer in enumerate(answers(classifier, predictions)):
         kept = {name: _plain(values[place]) for name, values in chunk.columns.items()}
-        answer = {"label": names[code], "score": scores[code], "scores": dict(zip(names, scores, strict=True))}
         emit({**_renamed(kept, answer), **answer})
     return predictions.extraction
+
+
+def answers(classifier: FrozenClassifier, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    """Yield the answer for each input.
+
+    ``score`` and ``scores`` are probabilities; a head without them gives ``margins`` instead: above 0 means yes,
+    and the greatest wins.
+    """
+    import numpy as np
+
+    names, several = classifier.codec.names, classifier.multi_label
+    values = predictions.probabilities
+    if values is None:
+        assert predictions.scores is not None
+        values = predictions.scores
+        if values.ndim == 1:
+            values = np.column_stack([-values, values])
+    what = "margins" if predictions.probabilities is None else "scores"
+    for code, row in zip(predictions.codes, values.tolist(), strict=True):
+        by_name = dict(zip(names, row, strict=True))
+        if several:
+            yield {"labels": [name for name, has in zip(names, code.tolist(), strict=True) if has], what: by_name}
+        elif what == "margins":
+            yield {"label": names[int(code)], what: by_name}
+        else:
+            yield {"label": names[int(code)], "score": row[int(code)], what: by_name}
 
 
 def _renamed(kept: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:

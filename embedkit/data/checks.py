@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embedkit.data.dataset import Split
 from embedkit.data.labels import sorted_labels
 from embedkit.data.rows import look_alikes
-from embedkit.data.splits import groups_of
+from embedkit.data.splits import groups_of, has_label_sets
 from embedkit.data.text import counted, name_of, names_of, rows_said
 from embedkit.errors import DataError
 
@@ -111,6 +111,16 @@ def small_classes(labels: Sequence[Any], k: int) -> str | None:
         return None
     said = ", ".join(f"{name_of(label)} ({rows})" for label, rows in list(few.items())[:12])
     return f"{counted(len(few), 'class has', 'classes have')} fewer rows than the {k} folds: {said}"
+
+
+def rare_rows(split: Split) -> NDArray[np.int64]:
+    """Return the positions (from 0) of rows whose class has one distinct input; none where rows have sets."""
+    if split.labels is None or has_label_sets(split.labels):
+        return np.array([], dtype=np.int64)
+    inputs: dict[Any, set[Hashable]] = {}
+    for value, label in zip(split.inputs, split.labels, strict=True):
+        inputs.setdefault(label, set()).add(_key(value))
+    return np.array([i for i, label in enumerate(split.labels) if len(inputs[label]) == 1], dtype=np.int64)
 
 
 def check_splits(splits: Mapping[str, Split]) -> list[str]:

@@ -70,3 +70,35 @@ def rows_said(rows: Sequence[int], limit: int = 5) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return ``"1 text"`` or ``"1,200 texts"``."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> list[str]:
+    """Return rows as lines whose columns stand below each other.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+        Cells that a terminal shows as they are.
+    left : frozenset of int
+        Columns that stand to the left; the others stand to the right.
+
+    Examples
+    --------
+    >>> aligned([["a", "1"], ["bcd", "22"]])
+    ['a     1', 'bcd  22']
+    """
+    widths = [max(map(shown_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        blanks = [" " * (width - shown_width(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = zip(row, blanks, strict=True)
+        parts = [cell + blank if place in left else blank + cell for place, (cell, blank) in enumerate(cells)]
+        lines.append("  ".join(parts).rstrip())
+    return lines
+
+
+def shown_width(text: str) -> int:
+    """Return the columns that a text takes on a terminal."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )

@@ -21,7 +21,7 @@ from embedkit.encoders.settings import EncoderSettings
 from embedkit.encoders.texts import Keys, check_texts, chunks_of, keys_of
 from embedkit.encoders.tokenizer_file import require_torch, tokenizer_file
 from embedkit.encoders.windows import WindowMerger
-from embedkit.errors import ModelError, StoreError
+from embedkit.errors import DataError, ModelError, StoreError
 from embedkit.hub import resolve_model
 from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens
@@ -155,6 +155,7 @@ class FeatureExtractor:
 
     Attributes
     ----------
+    store : FeatureStore or None
     spaces : list of Space or None
         The store's space of each view; None without a store.
     keeping : bool
@@ -184,6 +185,7 @@ class FeatureExtractor:
         self.keep_going = keep_going
         self._encoder = encoder
         self._lock = threading.Lock()
+        self.store = store
         self.keeping = store is not None  # until the store fails
         self._digests = digests = FileDigests(None if store is None else store.root)
         with ExitStack() as temporary:
@@ -248,6 +250,45 @@ class FeatureExtractor:
         done.rows = n
         done.seconds = time.perf_counter() - start
         return Features(vectors, done)
+
+    def keys(self, inputs: Sequence[Text], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return what inputs are called in the store, (n, parts, 16); pairs that are read apart have 2 parts."""
+        if self.recipe.pairs == "bi" and len(inputs) and isinstance(inputs[0], tuple):
+            parts = [keys_of(list(part), rows) for part in zip(*inputs, strict=True)]
+        else:
+            parts = [keys_of(inputs, rows)]
+        return np.stack(parts, axis=1)
+
+    def recall(self, keys: NDArray[np.uint8]) -> Floats:
+        """Return the features of inputs that the store has, in the order of `keys`.
+
+        Parameters
+        ----------
+        keys : ndarray of uint8, shape (n, parts, 16)
+            Of `keys`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, D)
+            As `transform` gave them.
+
+        Raises
+        ------
+        DataError
+            The store lacks some.
+        """
+        parts = [self._recall(np.ascontiguousarray(keys[:, part])) for part in range(keys.shape[1])]
+        return parts[0] if len(parts) == 1 else pair_features(*parts)
+
+    def _recall(self, keys: Keys) -> Floats:
+        found = [space.lookup(keys) for space in self.spaces or []]
+        known = np.logical_and.reduce([hits.found for hits in found]) if found else np.zeros(len(keys), bool)
+        if not known.all():
+            raise DataError(
+                f"the store lacks the features of {int((~known).sum()):,} of {len(known):,} earlier rows; run "
+                "embedkit extract on their data with the same encoder settings, or train on all rows together"
+            )
+        return self.recipe.compose([hits.vectors for hits in found])
 
     def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> _Run:
         """Look distinct texts up, compute what is missing, and lay them out in input order."""

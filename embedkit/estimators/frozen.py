@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,11 +26,14 @@ from embedkit.errors import (
     UsageError,
 )
 from embedkit.heads import Head, HeadSpec, head_from_state
+from embedkit.runtime.decide import Thresholds
 from embedkit.runtime.tokens import Text
 from embedkit.store import open_store
 
 HEAD_FILE = "head.safetensors"
-_ABOUT = ("head_settings", "data", "seed")
+_FILE = ".skops"  # ends the name of an array that is a file of its own
+_PROBLEMS = ("single_label_classification", "multi_label_classification")
+_ABOUT = ("head_settings", "data", "seed", "rows")
 # What the encoder's settings are in a manifest, where it is not a string. A setting that is added later has to
 # say what folders without it mean.
 _WRITTEN: dict[str, Any] = {
@@ -50,15 +53,19 @@ class Predictions(NamedTuple):
 
     Attributes
     ----------
-    codes : ndarray of int64, shape (n,)
-        Classes.
-    probabilities : ndarray of float64, shape (n, C)
+    codes : ndarray of int64, shape (n,), or of bool, shape (n, C)
+        Classes; or which labels each row has.
+    probabilities : ndarray of float64, shape (n, C), or None
+        None where the head has none.
+    scores : ndarray of float64, shape (n,) or (n, C), or None
+        Of `Head.decision_function`, where there are no probabilities.
     extraction : Extraction
         What the features cost.
     """
 
-    codes: NDArray[np.int64]
-    probabilities: NDArray[np.floating[Any]]
+    codes: NDArray[Any]
+    probabilities: NDArray[np.floating[Any]] | None
+    scores: NDArray[np.floating[Any]] | None
     extraction: Extraction
 
 
@@ -76,6 +83,8 @@ class FrozenClassifier:
         What an input is.
     about : dict
         What the manifest says of the training: ``head_settings``, ``data``, ``seed``.
+    thresholds : Thresholds, optional
+        What decides instead of the most probable class.
     """
 
     extractor: FeatureExtractor
@@ -83,6 +92,12 @@ class FrozenClassifier:
     codec: LabelCodec
     kind: str
     about: Mapping[str, Any]
+    thresholds: Thresholds | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text has any number of labels."""
+        return self.head.multi_label
 
     def predict(self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Predictions:
         """Classify texts or pairs; `rows` are what messages call them.
@@ -95,25 +110,39 @@ class FrozenClassifier:
         if len(inputs) and isinstance(inputs[0], tuple) != (self.kind == "pair"):
             raise DataError(f"this classifier was trained on {self.kind}s; the input is of the other kind")
         if not len(inputs):
-            nothing = np.empty((0, self.extractor.width(self.kind)), np.float32)
-            return Predictions(self.head.predict(nothing), self.head.predict_proba(nothing), Extraction())
+            return self.answer(np.empty((0, self.extractor.width(self.kind)), np.float32), Extraction())
         features = self.extractor.transform(inputs, rows=rows)
-        codes = self.head.predict(features.vectors)
-        return Predictions(codes, self.head.predict_proba(features.vectors), features.extraction)
+        return self.answer(features.vectors, features.extraction)
+
+    def answer(self, vectors: NDArray[np.floating[Any]], extraction: Extraction) -> Predictions:
+        """Classify features, shape (n, D)."""
+        known = self.head.has_probabilities
+        probabilities = self.head.predict_proba(vectors) if known else None
+        scores = None if known else self.head.decision_function(vectors)
+        if self.thresholds is None:
+            codes = self.head.predict(vectors)
+        else:
+            compared = probabilities if probabilities is not None else scores
+            assert compared is not None
+            codes = self.thresholds.decide(compared, multi_label=self.multi_label)
+        return Predictions(codes, probabilities, scores, extraction)
 
     def save(self, folder: Path) -> None:
         """Write the head and the manifest to a folder of `embedkit.artifact.staged`; call it last."""
         described, arrays = self.head.state()
+        for name in [name for name in arrays if name.endswith(_FILE)]:
+            (folder / name).write_bytes(arrays.pop(name).tobytes())
         save_arrays(folder / HEAD_FILE, arrays)
         manifest = {
             "kind": CLASSIFIER,
             "task": "sequence",
+            "problem_type": _PROBLEMS[self.multi_label],
             "input": self.kind,
             "labels": list(self.codec.classes),
             "label_dtype": self.codec.dtype,
             "encoder": self._encoder_entry(),
             "head": described,
-            "thresholds": None,
+            "thresholds": None if self.thresholds is None else self.thresholds.to_json(),
             "versions": installed(_VERSIONS),
             **self.about,
         }
@@ -212,11 +241,12 @@ def load_frozen(
         The encoder gives other features than those that the head was trained on.
     """
     entry = _parse(folder, read_manifest(folder, kind=CLASSIFIER))
-    head = head_from_state(entry.head, load_arrays(folder / HEAD_FILE))
+    head = head_from_state(entry.head, {**load_arrays(folder / HEAD_FILE), **_files(folder, entry.files)})
     if head.classes != len(entry.codec):
         raise ArtifactError(
             f"{folder}: {head.classes} classes in the head, {len(entry.codec)} labels in the manifest"
         )
+    _check_decisions(folder, head, entry)
     settings = replace(
         entry.settings,
         model=model or entry.settings.model,
@@ -240,7 +270,26 @@ def load_frozen(
         raise ArtifactError(
             f"{folder}: the head takes {head.n_features} numbers, its encoder gives {extractor.width(entry.kind)}"
         )
-    return FrozenClassifier(extractor, head, entry.codec, entry.kind, entry.about)
+    return FrozenClassifier(extractor, head, entry.codec, entry.kind, entry.about, entry.thresholds)
+
+
+def _files(folder: Path, names: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
+    """Read the parts of a head that are files of their own."""
+    read = {name: (folder / name).read_bytes() for name in names if name.endswith(_FILE)}
+    return {name: np.frombuffer(data, dtype=np.uint8) for name, data in read.items()}
+
+
+def _check_decisions(folder: Path, head: Head, entry: _Entry) -> None:
+    """Refuse a manifest whose labels or thresholds are not of the kind that the head has."""
+    if head.multi_label != entry.multi_label:
+        raise ArtifactError(f"{folder}: head and manifest differ on whether a text has several labels")
+    if entry.thresholds is None:
+        return
+    wanted = len(entry.codec) if head.multi_label else 1
+    if len(entry.thresholds.values) != wanted or (not head.multi_label and head.classes > 2):
+        raise ArtifactError(f"{folder}: {len(entry.thresholds.values)} thresholds do not fit its labels")
+    if (entry.thresholds.on == "probability") != head.has_probabilities:
+        raise ArtifactError(f"{folder}: its thresholds are on what the head does not give")
 
 
 class _Entry(NamedTuple):
@@ -254,6 +303,9 @@ class _Entry(NamedTuple):
     dtype: StoreDtype
     head: dict[str, Any]
     about: dict[str, Any]
+    files: list[str]
+    multi_label: bool
+    thresholds: Thresholds | None
 
 
 def _parse(folder: Path, manifest: Mapping[str, Any]) -> _Entry:
@@ -265,7 +317,7 @@ def _parse(folder: Path, manifest: Mapping[str, Any]) -> _Entry:
         head = _of_type(manifest, "head", dict)
         _of_type(head, "kind", str)
         _one_of(manifest, "task", ("sequence",))
-        _one_of(manifest, "thresholds", (None,))
+        thresholds = manifest["thresholds"]
         return _Entry(
             _codec(manifest),
             _one_of(manifest, "input", ("text", "pair")),
@@ -275,6 +327,10 @@ def _parse(folder: Path, manifest: Mapping[str, Any]) -> _Entry:
             _one_of(encoder, "stored_dtype", ("float32", "float16")),
             head,
             _about(manifest),
+            list(manifest["files"]),
+            # folders of 0.1 do not say it: there were no several labels
+            _one_of({"problem_type": _PROBLEMS[0], **manifest}, "problem_type", _PROBLEMS) == _PROBLEMS[1],
+            None if thresholds is None else Thresholds.from_json(thresholds),
         )
     except KeyError as error:
         raise ArtifactError(f"{folder}: its manifest lacks {error}; make the folder again") from None

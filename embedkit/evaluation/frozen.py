@@ -8,14 +8,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedkit.data import SPLITS, Dataset, LabelCodec, Split, check_splits, require_classes
+from embedkit.data.splits import groups_of, has_label_sets
 from embedkit.data.text import name_of, names_of
 from embedkit.encoders import Extraction, FeatureExtractor, Features, require_texts
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.frozen import FrozenClassifier, Predictions, exact_settings, head_settings
-from embedkit.evaluation.judge import Judgement, judge
+from embedkit.estimators.rows import Rows
+from embedkit.evaluation.judge import Judgement, judge, judge_sets
 from embedkit.evaluation.report import write_metrics, write_report
-from embedkit.heads import HeadSpec, fit_head
+from embedkit.evaluation.sweep import Sweep, write_sweep
+from embedkit.heads import Decided, Decision, HeadSpec, fit_decided
+from embedkit.metrics import expected_calibration
 from embedkit.runtime.tokens import Text
 
 TRAIN = "train"
@@ -45,6 +52,8 @@ class FrozenRun:
         Wall time of ``load``, ``extract``, ``tune`` (0: no weights moved), ``fit``, ``evaluate``, ``total``.
     notes : list of str
         What the user should be told.
+    sweep : Sweep, optional
+        The cross-validation that came before.
     """
 
     classifier: FrozenClassifier
@@ -52,6 +61,7 @@ class FrozenRun:
     extraction: Extraction = field(default_factory=Extraction)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    sweep: Sweep | None = None
 
     @property
     def truncated(self) -> float:
@@ -65,7 +75,7 @@ def check_training(splits: Mapping[str, Split]) -> list[str]:
     Raises
     ------
     DataError
-        There is no labelled train split of two classes, or rows have several labels.
+        There is no labelled train split of two classes, or only some splits have several labels a row.
     UsageError
         The data are lists of words.
     """
@@ -76,13 +86,14 @@ def check_training(splits: Mapping[str, Split]) -> list[str]:
     if train.labels is None:
         raise DataError(f"{train.source}: training needs labels; name their column with --label-column")
     require_classes(train.labels, train.source)
-    _require_one_label(train)
+    several = has_label_sets(train.labels)
+    for split in splits.values():
+        if split.labels is not None and len(split) and has_label_sets(split.labels) != several:
+            kinds = ("one label a row", "several labels a row")
+            raise DataError(
+                f"{train.source} has {kinds[several]}, {split.source} {kinds[not several]}; write both in one way"
+            )
     return check_splits(splits)
-
-
-def _require_one_label(split: Split) -> None:
-    if any(isinstance(label, list) for label in split.labels or []):
-        raise UsageError(f"{split.source} has several labels a row; this kind of classifier gives one")
 
 
 def train_frozen(
@@ -90,8 +101,10 @@ def train_frozen(
     extractor: FeatureExtractor,
     spec: HeadSpec,
     *,
-    declared: Sequence[str] | None = None,
+    decision: Decision | None = None,
+    codec: LabelCodec | None = None,
     positive: str | None = None,
+    earlier: Rows | None = None,
     threads: int | None = None,
 ) -> FrozenRun:
     """Fit a head on ``train`` alone and judge it on each other labelled split, once.
@@ -102,47 +115,97 @@ def train_frozen(
         Checked by `check_training`.
     extractor : FeatureExtractor
     spec : HeadSpec
-    declared : sequence of str, optional
-        Labels in the order that the data declare.
+    decision : Decision, optional
+        Calibration and thresholds; learnt on ``validation`` where there is one, else on train out of fold.
+    codec : LabelCodec, optional
+        Of all labels of train. Default: learnt from them.
     positive : str, optional
         The label, as printed, of the binary figures.
+    earlier : Rows, optional
+        Rows of an earlier fit, which train is added to.
     threads : int, optional
         Of the head's linear algebra.
     """
     start = time.perf_counter()
     train = splits[TRAIN]
-    codec = LabelCodec.fit(train.labels or [], declared)
+    codec = codec or LabelCodec.fit(train.labels or [])
     check_positive(positive, codec)
+    decision = replace(decision or Decision(), positive=None if positive is None else codec.names.index(positive))
+    decision.check(len(codec), multi_label=has_label_sets(train.labels))
     features = {name: _features(extractor, split) for name, split in splits.items() if split.labels is not None}
     total = Extraction()
     for part in features.values():
         total += part.extraction
-    fitted = fit_head(
+    rows = Rows.of(extractor, train, targets_of(train, codec))
+    vectors, targets, groups = features[TRAIN].vectors, rows.targets, groups_of(train.inputs)
+    if earlier is not None:
+        rows = earlier.joined(rows)
+        vectors, targets = np.concatenate([extractor.recall(earlier.keys), vectors]), rows.targets
+        groups = groups_of(map(bytes, rows.keys.reshape(len(rows), -1)))
+    decided = fit_decided(
         spec,
-        features[TRAIN].vectors,
-        codec.encode(train.labels or []),
-        len(codec),
-        names=codec.names,
+        decision,
+        vectors,
+        targets,
+        codec.names,
+        groups=groups,
+        validation=_validation(splits, features, codec) if decision.needed else None,
         threads=threads,
     )
-    classifier = FrozenClassifier(extractor, fitted.head, codec, train.kind, _about(spec, splits, fitted.scaled))
-    run = FrozenRun(classifier, extraction=total, notes=[*extractor.remarks(total), *fitted.notes])
+    about = _about(spec, decision, decided, splits, earlier)
+    classifier = FrozenClassifier(extractor, decided.fitted.head, codec, train.kind, about, decided.thresholds)
+    run = FrozenRun(classifier, extraction=total, notes=[*extractor.remarks(total), *decided.fitted.notes])
+    about["rows"] = rows.keep(extractor)
     before = time.perf_counter()
     for name, split in splits.items():
         if name != TRAIN and split.labels is not None and len(split):
-            vectors = features[name].vectors
-            codes, probabilities = fitted.head.predict(vectors), fitted.head.predict_proba(vectors)
-            predictions = Predictions(codes, probabilities, features[name].extraction)
-            run.judged[name] = judged(split, predictions, codec, positive=positive)
+            predictions = classifier.answer(features[name].vectors, features[name].extraction)
+            entry = judged(split, predictions, classifier, positive=positive)
+            if decision.calibrate:
+                _add_calibration(entry, decided, features[name])
+            run.judged[name] = entry
     run.seconds = {
         "load": total.load_seconds,
         "extract": total.seconds - total.load_seconds,
         "tune": 0.0,
-        "fit": fitted.seconds,
+        "fit": decided.fitted.seconds,
         "evaluate": time.perf_counter() - before,
         "total": time.perf_counter() - start,
     }
     return run
+
+
+def targets_of(split: Split, codec: LabelCodec) -> NDArray[Any]:
+    """Return the codes of a labelled split, int64 (n,), or which labels each row has, bool (n, C)."""
+    labels: Sequence[Any] = split.labels or []
+    return codec.encode_sets(labels) if has_label_sets(labels) else codec.encode(labels)
+
+
+def _validation(
+    splits: Mapping[str, Split], features: Mapping[str, Features], codec: LabelCodec
+) -> tuple[NDArray[np.float32], NDArray[Any]] | None:
+    """Return features and targets of the validation rows whose labels training knows; None without any."""
+    split = splits.get("validation")
+    if split is None or split.labels is None or not len(split):
+        return None
+    if has_label_sets(split.labels):
+        sets = cast("list[list[Any]]", split.labels)
+        return features["validation"].vectors, codec.encode_sets(sets, unknown="mark")
+    codes = codec.encode(split.labels, unknown="mark")
+    known = codes >= 0
+    return (features["validation"].vectors[known], codes[known]) if known.any() else None
+
+
+def _add_calibration(entry: Judged, decided: Decided, features: Features) -> None:
+    """Say how far probabilities could be believed before and after calibration, on rows that neither saw."""
+    true, trained = entry.judgement.true, decided.before.classes
+    wanted = true[:, :trained] if true.ndim == 2 else true
+    heads = {"before": decided.before, "after": decided.fitted.head}
+    entry.judgement.metrics["calibration"] = {
+        name: expected_calibration(wanted, head.predict_proba(features.vectors))
+        for name, head in heads.items()
+        if head.has_probabilities
+    }
 
 
 def check_positive(positive: str | None, codec: LabelCodec, labels: Sequence[Any] | None = None) -> None:
@@ -156,17 +219,35 @@ def _features(extractor: FeatureExtractor, split: Split) -> Features:
     return extractor.transform(cast("Sequence[Text]", split.inputs), rows=split.rows)
 
 
-def _about(spec: HeadSpec, splits: Mapping[str, Split], scaled: bool) -> dict[str, Any]:
-    settings = {**head_settings(spec), "scaled": scaled}
+def _about(
+    spec: HeadSpec, decision: Decision, decided: Decided, splits: Mapping[str, Split], earlier: Rows | None
+) -> dict[str, Any]:
+    settings = {
+        **head_settings(spec),
+        "scaled": decided.fitted.scaled,
+        "calibrate": decision.calibrate,
+        "thresholds": decision.thresholds,
+        "tuned_on": decided.tuned_on,
+    }
     data = {name: {"rows": len(split), "fingerprint": split.fingerprint()} for name, split in splits.items()}
+    if earlier is not None:
+        data[TRAIN]["earlier_rows"] = len(earlier)
     return {"head_settings": settings, "data": data, "seed": spec.seed}
 
 
-def judged(split: Split, predictions: Predictions, codec: LabelCodec, *, positive: str | None = None) -> Judged:
+def judged(
+    split: Split, predictions: Predictions, classifier: FrozenClassifier, *, positive: str | None = None
+) -> Judged:
     """Judge predictions of a labelled split; labels that training never saw count as errors."""
-    labels = cast("list[Any]", split.labels)
-    names = codec.decode(predictions.codes).tolist()
-    return Judged(split, predictions, judge(labels, names, codec.classes, positive=positive))
+    labels, codec = cast("list[Any]", split.labels), classifier.codec
+    if classifier.multi_label:
+        judgement = judge_sets(labels, codec.decode_sets(predictions.codes), codec.classes)
+    else:
+        names = codec.decode(predictions.codes).tolist()
+        judgement = judge(labels, names, codec.classes, positive=positive)
+    if classifier.thresholds is not None:
+        judgement.metrics["thresholds"] = classifier.thresholds.to_json()
+    return Judged(split, predictions, judgement)
 
 
 def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None:
@@ -183,6 +264,7 @@ def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None
     write_metrics(
         folder,
         splits={name: entry.judgement.metrics for name, entry in run.judged.items()},
+        search=None if run.sweep is None else run.sweep.summary(),
         seconds=run.seconds,
         settings={**settings, "encoder": vars(exact_settings(run.classifier.extractor))},
         truncated=run.truncated,
@@ -190,6 +272,8 @@ def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None
     shown = shown_split(run.judged)
     if shown is not None:
         write_judged(folder, shown)
+    if run.sweep is not None:
+        write_sweep(folder, run.sweep)
     run.classifier.save(folder)
 
 
@@ -213,7 +297,7 @@ def write_judged(folder: Path, entry: Judged) -> None:
     )
 
 
-def split_to_judge(dataset: Dataset, wanted: str | None, about: Mapping[str, Any]) -> Split:
+def split_to_judge(dataset: Dataset, wanted: str | None, classifier: FrozenClassifier) -> Split:
     """Read the split of some data that a classifier is to be judged on.
 
     Of a single file these are the rows that training held out, if the classifier was trained on the rest of the
@@ -224,23 +308,28 @@ def split_to_judge(dataset: Dataset, wanted: str | None, about: Mapping[str, Any
     dataset : Dataset
     wanted : str, optional
         A split by name. Default: test.
-    about : mapping
-        `FrozenClassifier.about`.
+    classifier : FrozenClassifier
 
     Raises
     ------
     UsageError
-        There is no such split, or its rows have several labels.
+        There is no such split.
     DataError
-        It has no labels.
+        It has no labels, or several a row where the classifier gives one, or the other way round.
     """
+    about = classifier.about
     if dataset.single and wanted in (None, *SPLITS):
         split = _of_file(dataset, wanted, about)
     else:
         split = dataset.split(wanted or "test", columns=False)
     if split.labels is None:
         raise DataError(f"{split.source}: the split {split.name} has no labels, so nothing can be judged on it")
-    _require_one_label(split)
+    if len(split) and has_label_sets(split.labels) != classifier.multi_label:
+        kinds = ("one label a row", "several labels a row")
+        raise DataError(
+            f"{split.source} has {kinds[not classifier.multi_label]}, but this classifier gives "
+            f"{kinds[classifier.multi_label]}"
+        )
     if split.fingerprint() == _trained_on(about):
         dataset.notes.append(f"{split.source}: these are the rows that the classifier was trained on")
     return split

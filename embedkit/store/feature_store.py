@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from embedkit.store.files import (
     is_abandoned,
     is_part,
     is_writable,
+    make_folder,
+    make_store,
     read_small,
     store_error,
     version_folder,
+    write_bytes_durably,
 )
 from embedkit.store.identity import MEMO, canonical_json, id_of_json
 from embedkit.store.shards import DamagedShard, ShardName, StoreDtype, list_shards
@@ -28,6 +32,7 @@ from embedkit.store.space import DESCRIPTOR, DESCRIPTOR_LIMIT, FlushRule, Space
 
 STORED_DTYPE = "stored_dtype"
 _SPACE = re.compile(r"[0-9a-f]{32}")
+_ROWS, _ROWS_LIMIT = "rows", 1 << 32
 
 
 def open_store(store: str | Path | bool | None, dtype: str = "float32") -> FeatureStore | None:
@@ -186,6 +191,32 @@ class FeatureStore:
     def _space(self, description: bytes, dtype: StoreDtype) -> Space:
         return Space(self.root, description, dtype, self._rule)
 
+    def keep_rows(self, data: bytes) -> str:
+        """Keep the rows of a fit; return what they are called, 32 hexadecimal digits of their BLAKE2b.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be written.
+        """
+        name = _rows_name(data)
+        folder = self._folder / _ROWS
+        try:
+            make_store(self.root)
+            make_folder(folder)
+            if not (folder / name).exists():
+                write_bytes_durably(folder / name, data)
+        except OSError as error:
+            raise store_error(error, f"cannot write {folder}", "nothing else is lost") from error
+        return name
+
+    def rows(self, name: str) -> bytes | None:
+        """Return rows that were kept; None if they are not there or not what they were."""
+        if not _SPACE.fullmatch(name) or not self._is_there() or not check_folder(self._folder / _ROWS):
+            return None
+        data = read_small(self._folder / _ROWS / name, _ROWS_LIMIT)
+        return data if data is not None and _rows_name(data) == name else None
+
     def _ids(self, prefix: str | None) -> list[str]:
         """Return the ids of the spaces, or of the one that starts with `prefix`."""
         ids = []
@@ -278,7 +309,7 @@ class FeatureStore:
         max_bytes : int, optional
             Evict whole spaces, the longest unused first, until the store is no larger.
         older_than : float, optional
-            Evict spaces that were not used for so many seconds.
+            Evict spaces that were not used for so many seconds, and rows of fits that are as old.
         space : str, optional
             Look at this space alone: its id, or an unambiguous beginning of it.
         delete : bool
@@ -300,9 +331,12 @@ class FeatureStore:
                 self._remove_space(name, evicted[name], report)
             else:
                 self._tidy(name, report)
-        for path in _children(self._folder) if self._is_there() else ():
-            if is_part(path.name) and is_abandoned(path):
-                _remove(path, "left by a dead process", report)
+        for folder in (self._folder, self._folder / _ROWS) if self._is_there() else ():
+            for path in _children(folder):
+                if is_part(path.name) and is_abandoned(path):
+                    _remove(path, "left by a dead process", report)
+                elif older_than is not None and folder.name == _ROWS and time.time() - _mtime(path) > older_than:
+                    _remove(path, "unused", report)
         return report
 
     def _evictions(
@@ -344,7 +378,8 @@ class FeatureStore:
         Parameters
         ----------
         space : str, optional
-            A space's id, or an unambiguous beginning of it. Default: all, and the memory of file digests.
+            A space's id, or an unambiguous beginning of it. Default: all, the memory of file digests, and the
+            rows of fits.
         """
         report = CareReport(deleted=True)
         for name in self._ids(space):
@@ -353,6 +388,8 @@ class FeatureStore:
             for path in _children(self._folder):
                 if path.name == MEMO or (is_part(path.name) and is_abandoned(path)):
                     _remove(path, "purged", report)
+            for path in _children(self._folder / _ROWS):
+                _remove(path, "purged", report)
         return report
 
     def _remove_space(self, name: str, why: str, report: CareReport) -> None:
@@ -384,6 +421,10 @@ def _verify_shard(space: Space, name: ShardName, report: VerifyReport) -> None:
     report.shards += 1
     report.rows += name.rows
     report.bytes += name.size
+
+
+def _rows_name(data: bytes) -> str:
+    return blake2b(data, digest_size=16, person=b"embedkit/rows/1").hexdigest()
 
 
 def _children(folder: Path) -> Iterator[Path]:

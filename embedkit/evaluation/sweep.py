@@ -1,0 +1,343 @@
+"""Which view of the encoder and which head: chosen by cross-validation on train alone."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from embedkit.data import Split, groups_of, stratified_folds
+from embedkit.data.checks import small_classes
+from embedkit.data.splits import Rare, has_label_sets
+from embedkit.data.text import aligned
+from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
+from embedkit.errors import UsageError
+from embedkit.evaluation.plots import SweepPoint, save_png, sweep_figure
+from embedkit.heads import HeadSpec, Trial, cross_validate
+from embedkit.heads.base import Floats
+from embedkit.metrics.scores import check_metric
+from embedkit.runtime.tokens import Text
+from embedkit.store import FeatureStore, open_store
+
+FOLDS = 5
+_SHOWN = 15  # candidates of the table that a person sees
+Opener = Callable[[EncoderSettings], FeatureExtractor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A view of the encoder with a head, and how they did.
+
+    Attributes
+    ----------
+    settings : EncoderSettings
+        Of the view.
+    layers, pooling : str
+        The view in words: layers by their index in ``hidden_states``, joins with +.
+    trial : Trial
+    """
+
+    settings: EncoderSettings
+    layers: str
+    pooling: str
+    trial: Trial
+
+    @property
+    def params(self) -> str:
+        """The head's parameters that were set, in words."""
+        return " ".join(f"{name}={_shown(value)}" for name, value in self.trial.spec.params.items())
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if value is None else str(value)
+
+
+@dataclass(eq=False)
+class Sweep:
+    """What cross-validation found.
+
+    Attributes
+    ----------
+    metric : str
+        What the choice was made by.
+    folds, seed : int
+    rows : int
+        Rows of train that took part.
+    candidates : list of Candidate
+        The best first; of equal ones the earlier one in the lists that were given.
+    seconds : float
+        Wall time, without extracting features.
+    extraction : Extraction
+        Of the pass that filled all views.
+    notes : list of str
+    """
+
+    metric: str
+    folds: int
+    seed: int
+    rows: int
+    candidates: list[Candidate] = field(default_factory=list)
+    seconds: float = 0.0
+    extraction: Extraction = field(default_factory=Extraction)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate with the highest mean."""
+        return self.candidates[0]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what `metrics.json` says."""
+        best = self.chosen
+        return {
+            "metric": self.metric,
+            "folds": self.folds,
+            "seed": self.seed,
+            "rows": self.rows,
+            "candidates": len(self.candidates),
+            "seconds": self.seconds,
+            "chosen": {
+                "layers": best.layers,
+                "pooling": best.pooling,
+                "clf": best.trial.spec.clf,
+                "params": dict(best.trial.spec.params),
+                **{
+                    name: {"mean": best.trial.mean(name), "std": best.trial.std(name), "folds": list(values)}
+                    for name, values in best.trial.scores.items()
+                },
+            },
+        }
+
+
+def views_of(
+    settings: EncoderSettings, layers: Sequence[str], poolings: Sequence[str | None], opened: FeatureExtractor
+) -> list[EncoderSettings]:
+    """Return the settings of each combination of layers and pooling.
+
+    Parameters
+    ----------
+    settings : EncoderSettings
+        All else.
+    layers : sequence of str
+        Each a layer such as ``-1``, a join such as ``-1+-2``, or ``all``: each layer on its own.
+    poolings : sequence of str or None
+        Each as `EncoderSettings.pooling` takes it. ``pooler`` is combined with the last layer alone.
+    opened : FeatureExtractor
+        Of the same model; tells how many layers there are.
+    """
+    count = opened.folder.layers
+    spelled = [
+        part for given in layers for part in ([str(i) for i in range(count + 1)] if given == "all" else [given])
+    ]
+    found: dict[tuple[tuple[int, ...], str | None], EncoderSettings] = {}
+    for pooling in poolings:
+        for given in spelled:
+            numbers = tuple(int(part) if _is_integer(part) else _refuse(given) for part in given.split("+"))
+            last = numbers in ((-1,), (count,))
+            if pooling is not None and "pooler" in pooling.split("+") and not last and len(spelled) > 1:
+                continue
+            view = replace(settings, layers=numbers, pooling=pooling)
+            found.setdefault((tuple(number % (count + 1) for number in numbers), pooling), view)
+    return list(found.values())
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _refuse(given: str) -> int:
+    raise UsageError(f"layers {given!r}: give whole numbers such as -1, joins such as -1+-2, or all")
+
+
+@contextmanager
+def kept_somewhere(store: FeatureStore | None, dtype: str) -> Iterator[FeatureStore]:
+    """Give a store for the time of a sweep, which reads features once for each view."""
+    if store is not None:
+        yield store
+        return
+    with TemporaryDirectory(prefix="embedkit-") as folder:
+        temporary = open_store(folder, dtype)
+        assert temporary is not None
+        yield temporary
+
+
+def run_sweep(
+    train: Split,
+    targets: Any,  # noqa: ANN401 - int64 (N,) or bool (N, C)
+    names: Sequence[str],
+    views: Sequence[EncoderSettings],
+    specs: Sequence[HeadSpec],
+    opener: Opener,
+    *,
+    metric: str | None = None,
+    folds: int = FOLDS,
+    seed: int = 42,
+    rare: Rare = "error",
+    jobs: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    judged: Callable[[int], None] | None = None,
+) -> Sweep:
+    """Judge every head on every view by the same stratified folds of train.
+
+    One forward pass fills all views that the store lacks. Equal texts stay in one fold.
+
+    Parameters
+    ----------
+    train : Split
+        Labelled.
+    targets : ndarray of int64 (N,), or of bool (N, C)
+    names : sequence of str
+        Labels.
+    views : sequence of EncoderSettings
+    specs : sequence of HeadSpec
+    opener : callable
+        Gives the extractor of a view; all of them share one store.
+    metric : str, optional
+        One of `embedkit.metrics.scores`. Default: accuracy; micro-f1 where rows have several labels.
+    folds, seed : int
+        Of the cross-validation.
+    rare : {"error", "drop", "train-only"}
+        What becomes of a class with one distinct text.
+    jobs : int, optional
+        Processes; default: as many as cores.
+    progress, judged : callable, optional
+        Told the number of texts that became ready, and of candidates that were judged.
+
+    Raises
+    ------
+    DataError
+        A class has one distinct text, or there are fewer texts than folds.
+    UsageError
+        There is no such metric, or a setting is not allowed.
+    """
+    several = has_label_sets(train.labels)
+    sweep = Sweep(check_metric(metric, multi_label=several), folds, seed, len(train))
+    parts = stratified_folds(train.labels, groups_of(train.inputs), folds, seed, rare=rare)
+    small = None if several else small_classes(train.labels or [], folds)
+    sweep.notes += [small] if small else []
+    texts = cast("Sequence[Text]", train.inputs)
+    extractors = [opener(view) for view in views]
+    for extractor in _unions(views, opener):
+        extractor.progress = progress
+        sweep.extraction += extractor.transform(texts, rows=train.rows).extraction
+    sweep.notes += extractors[0].remarks(sweep.extraction)
+    start = time.perf_counter()
+    features = (_vectors(extractor, texts) for extractor in extractors)
+    for extractor, trials in zip(
+        extractors, cross_validate(specs, features, targets, parts, names, jobs=jobs), strict=True
+    ):
+        layers, pooling = _words(extractor)
+        sweep.candidates += [Candidate(extractor.settings, layers, pooling, trial) for trial in trials]
+        if judged is not None:
+            judged(len(trials))
+    sweep.candidates.sort(key=lambda candidate: -candidate.trial.mean(sweep.metric))  # stable
+    sweep.notes += dict.fromkeys(note for note in sweep.chosen.trial.notes)
+    sweep.seconds = time.perf_counter() - start
+    return sweep
+
+
+def _vectors(extractor: FeatureExtractor, texts: Sequence[Text]) -> Floats:
+    return extractor.transform(texts).vectors
+
+
+def _unions(views: Sequence[EncoderSettings], opener: Opener) -> Iterator[FeatureExtractor]:
+    """Open what gives all views at once; a pooler has a pass of its own, as it has the last layer alone."""
+    pooled = [view for view in views if "pooler" in str(view.pooling).split("+")]
+    for group in ([view for view in views if view not in pooled], pooled):
+        if not group:
+            continue
+        opened = [opener(view).recipe for view in group]
+        layers = dict.fromkeys(-1 if layer == "last" else layer for recipe in opened for layer in recipe.layers)
+        poolings = dict.fromkeys(pooling for recipe in opened for pooling in recipe.poolings)
+        yield opener(replace(group[0], layers=tuple(layers), pooling="+".join(poolings), layer_join="concat"))
+
+
+def _words(extractor: FeatureExtractor) -> tuple[str, str]:
+    """Return layers, by index, and pooling of a view."""
+    recipe, count = extractor.recipe, extractor.folder.layers
+    layers = "+".join(str(count if layer == "last" else layer) for layer in recipe.layers)
+    if len(recipe.layers) > 1 and recipe.layer_join == "mean":
+        layers = f"mean({layers})"
+    return layers, "+".join(recipe.poolings)
+
+
+# --- what a person reads -------------------------------------------------------------------------------
+
+
+def sweep_text(sweep: Sweep) -> str:
+    """Return the best candidates as a table, with the spread over the folds."""
+    others = [name for name in sweep.chosen.trial.scores if name != sweep.metric]
+    head = ["layers", "pooling", "head", "settings", sweep.metric, "+-", *others, "seconds"]
+    rows = [head]
+    for candidate in sweep.candidates[:_SHOWN]:
+        trial = candidate.trial
+        figures = [f"{trial.mean(sweep.metric):.4f}", f"{trial.std(sweep.metric):.4f}"]
+        figures += [f"{trial.mean(name):.4f}" for name in others]
+        rows.append(
+            [
+                candidate.layers,
+                candidate.pooling,
+                trial.spec.clf,
+                candidate.params,
+                *figures,
+                f"{trial.seconds:.1f}",
+            ]
+        )
+    more = len(sweep.candidates) - _SHOWN
+    lines = [
+        f"{sweep.folds}-fold cross-validation on train ({sweep.rows:,} rows, stratified, equal texts together, "
+        f"seed {sweep.seed}); mean, and standard deviation over the folds",
+        "",
+        *aligned(rows, left=frozenset({0, 1, 2, 3})),
+    ]
+    if more > 0:
+        lines.append(f"and {more:,} more candidates")
+    if len(sweep.candidates) > 1:
+        lines += ["", "The first is taken. Being the best of many, it will do a little worse on new texts."]
+    return "\n".join(lines) + "\n"
+
+
+def write_sweep(folder: Path, sweep: Sweep) -> None:
+    """Write `search.csv` and `search.png` to `report/` of an artifact.
+
+    Parameters
+    ----------
+    folder : Path
+        Exists.
+    sweep : Sweep
+    """
+    target = folder / "report"
+    target.mkdir(exist_ok=True)
+    metrics = list(sweep.chosen.trial.scores)
+    with (target / "search.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        figures = [f"{metric}_{what}" for metric in metrics for what in ("mean", "std")]
+        folds = [f"{sweep.metric}_fold_{number}" for number in range(1, sweep.folds + 1)]
+        writer.writerow(["rank", "layers", "pooling", "clf", "params", *figures, *folds, "seconds"])
+        for rank, candidate in enumerate(sweep.candidates, start=1):
+            trial = candidate.trial
+            means = [round(f(metric), 6) for metric in metrics for f in (trial.mean, trial.std)]
+            scores = [round(score, 6) for score in trial.scores[sweep.metric]]
+            view = [candidate.layers, candidate.pooling, trial.spec.clf, candidate.params]
+            writer.writerow([rank, *view, *means, *scores, round(trial.seconds, 3)])
+    points = [_point(candidate, sweep.metric) for candidate in sweep.candidates]
+    title = f"{sweep.folds}-fold cross-validation on {sweep.rows:,} rows of train"
+    save_png(sweep_figure(points, title=title, metric=sweep.metric, winner=points[0]), target / "search.png")
+
+
+def _point(candidate: Candidate, metric: str) -> SweepPoint:
+    trial = candidate.trial
+    params: Mapping[str, Any] = trial.spec.params
+    return SweepPoint(
+        layer=candidate.layers,
+        pooling=candidate.pooling,
+        clf=trial.spec.clf,
+        params=dict(params),
+        mean=trial.mean(metric),
+        std=trial.std(metric),
+    )
