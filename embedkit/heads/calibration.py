@@ -202,9 +202,10 @@ def sigmoid_loss(params: Floats, scores: Floats, targets: Floats) -> tuple[float
         Finite scores; the probabilities to aim at.
     """
     logits = params[0] * scores + params[1]
-    loss = np.logaddexp(0, logits) - targets * logits
+    loss = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - targets * logits
     slope = (sigmoid(logits) - targets) / len(scores)
-    return float(loss.mean()), np.array([slope @ scores, slope.sum()])
+    # not a matrix product: for one so small OpenBLAS waits for its threads longer than it computes
+    return float(loss.mean()), np.array([(slope * scores).sum(), slope.sum()])
 
 
 # --- three or more classes -----------------------------------------------------------------------------
