@@ -1,397 +1,369 @@
-"""Heads predict as scikit-learn's do, with numpy alone, and say what is wrong with their input."""
+"""What holds for every head: its answers fit together, and it says what is wrong with its input."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import warnings
-from pathlib import Path
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.base import BaseEstimator
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
-from threadpoolctl import threadpool_limits
 
-from embedkit.artifact import load_arrays, save_arrays
-from embedkit.errors import ArtifactError, DataError, UsageError
-from embedkit.heads import (
-    ConstantHead,
-    Head,
-    HeadSpec,
-    LinearHead,
-    available,
-    fit_head,
-    head_from_estimator,
-    head_from_state,
-    parse_params,
+from embedkit.errors import DataError, UsageError
+from embedkit.heads import ConstantHead, Head, LinearHead, check_features, fit_head
+from embedkit.runtime.decide import probabilities
+from tests.head_data import (
+    NAMES,
+    SVC,
+    TASKS,
+    WITHOUT_PROBABILITIES,
+    fitted,
+    one_thread,
+    problem,
+    spec_of,
+    task,
+    unit,
 )
-from embedkit.heads.fit import ClassWeight
 
-Problem = tuple[npt.NDArray[Any], npt.NDArray[np.int64]]
-
-
-def problem(
-    n_classes: int, *, rows: int = 90, width: int = 5, seed: int = 0, dtype: npt.DTypeLike = np.float32
-) -> Problem:
-    """Return raw features around one centre a class, and the classes in turn."""
-    rng = np.random.default_rng(seed)
-    codes = np.arange(rows) % n_classes
-    centres = rng.normal(size=(n_classes, width)) * 2
-    return (centres[codes] + rng.normal(size=(rows, width))).astype(dtype), codes
+__all__ = ["one_thread"]  # a fixture
+every_head = pytest.mark.parametrize("name", NAMES)
+every_task = pytest.mark.parametrize("kind", TASKS)
+both_norms = pytest.mark.parametrize("unit_norm", [True, False], ids=["unit", "raw"])
 
 
-def unit(features: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+# --- the answers of one head fit together -----------------------------------------------------------------
 
 
-def assert_predicts_as(head: Head, model: BaseEstimator, features: npt.NDArray[Any], tolerance: float) -> None:
-    assert head.predict_proba(features) == pytest.approx(model.predict_proba(features), abs=tolerance)
-    assert (head.predict(features) == np.searchsorted(model.classes_, model.predict(features))).all()
-    if hasattr(model, "decision_function"):
-        expected = model.decision_function(features)
-        assert head.decision_function(features) == pytest.approx(expected, abs=tolerance, rel=tolerance)
+@every_head
+@every_task
+@both_norms
+def test_shapes_and_dtypes_are_those_of_the_protocol(name: str, kind: str, unit_norm: bool) -> None:
+    features, targets, classes = task(kind, unit_norm=unit_norm)
+    got = fitted(name, kind, unit_norm)
+    head, rows = got.head, len(features)
+    assert (head.classes, head.n_features, head.multi_label) == (classes, 5, kind == "several")
+    assert got.scaled is not unit_norm
+    scores, codes = head.decision_function(features), head.predict(features)
+    assert scores.dtype == np.float64
+    assert scores.shape == ((rows,) if kind == "two" else (rows, classes))
+    assert not np.isnan(scores).any()
+    assert (codes.shape, codes.dtype) == (targets.shape, bool if kind == "several" else np.int64)
+    assert head.has_probabilities is (name not in WITHOUT_PROBABILITIES)
 
 
-@pytest.mark.parametrize("n_classes", [2, 3, 6])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-@pytest.mark.parametrize("intercept", [True, False])
-def test_a_fitted_regression_predicts_the_same_as_arrays(
-    n_classes: int, dtype: npt.DTypeLike, tolerance: float, intercept: bool
+@every_head
+@every_task
+@both_norms
+def test_classes_follow_from_scores_and_scores_from_probabilities(name: str, kind: str, unit_norm: bool) -> None:
+    features = task(kind, unit_norm=unit_norm)[0]
+    head = fitted(name, kind, unit_norm).head
+    scores, codes = head.decision_function(features), head.predict(features)
+    if kind == "three":
+        assert (codes == scores.argmax(axis=1)).all()
+    else:
+        assert (codes == (scores > 0)).all()
+    if head.has_probabilities:
+        shares = head.predict_proba(features)
+        assert shares == pytest.approx(probabilities(scores, multi_label=kind == "several"), abs=1e-10)
+        assert ((shares >= 0) & (shares <= 1)).all()
+        if kind != "several":
+            assert shares.sum(axis=1) == pytest.approx(np.ones(len(features)), abs=1e-12)
+            assert (codes == shares.argmax(axis=1)).all()
+
+
+@every_head
+@every_task
+def test_heads_learn(name: str, kind: str) -> None:
+    """Or the other laws would hold for heads that answer anything."""
+    features, targets, _ = task(kind)
+    right = (fitted(name, kind).head.predict(features) == targets).mean()
+    assert right > (0.3 if name == "dummy" else 0.85)
+
+
+@every_head
+@every_task
+@both_norms
+def test_a_row_is_predicted_alone_as_in_a_batch(name: str, kind: str, unit_norm: bool) -> None:
+    features = task(kind, unit_norm=unit_norm)[0][:12]
+    head = fitted(name, kind, unit_norm).head
+    alone = np.concatenate([head.decision_function(row[None]) for row in features])
+    assert alone == pytest.approx(head.decision_function(features), abs=1e-10)
+
+
+@every_head
+@every_task
+def test_no_rows_give_answers_of_the_right_shape(name: str, kind: str) -> None:
+    features, targets, classes = task(kind)
+    head, empty = fitted(name, kind).head, features[:0]
+    assert head.predict(empty).shape == targets[:0].shape
+    assert head.predict(empty).dtype == (bool if kind == "several" else np.int64)
+    assert head.decision_function(empty).shape == ((0,) if kind == "two" else (0, classes))
+    if head.has_probabilities:
+        assert head.predict_proba(empty).shape == (0, classes)
+
+
+@every_head
+@every_task
+def test_a_fit_is_repeatable_and_leaves_its_input_alone(name: str, kind: str) -> None:
+    features, targets, classes = task(kind)
+    before = features.copy()
+    for array in (features, targets):
+        array.flags.writeable = False
+    head = fit_head(spec_of(name), features, targets, classes).head
+    assert (head.decision_function(features) == fitted(name, kind).head.decision_function(before)).all()
+    assert (features == before).all()
+
+
+@every_head
+@pytest.mark.parametrize(
+    "form",
+    [
+        np.asfortranarray,
+        lambda array: np.repeat(array, 2, axis=1)[:, ::2],
+        lambda array: array.astype(">f4"),
+        lambda array: array.tolist(),
+        lambda array: array.astype(np.float64),
+    ],
+    ids=["Fortran", "strided", "big-endian", "lists", "float64"],
+)
+def test_the_form_of_the_features_does_not_matter(name: str, form: Callable[[Any], Any]) -> None:
+    features = task("three")[0]
+    head = fitted(name, "three").head
+    expected = head.decision_function(features)  # an SVC is asked in the precision of the features
+    assert head.decision_function(form(features)) == pytest.approx(expected, abs=1e-6 if name == SVC else 1e-10)
+
+
+@every_head
+def test_half_precision_is_fitted_as_single(name: str) -> None:
+    features, codes = problem(3, dtype=np.float16)
+    half = fit_head(spec_of(name), features, codes, 3).head
+    single = fit_head(spec_of(name), features.astype(np.float32), codes, 3).head
+    expected = single.decision_function(features.astype(np.float32))
+    assert (half.decision_function(features) == expected).all()
+
+
+@every_head
+def test_integers_and_booleans_are_numbers(name: str) -> None:
+    numbers = np.random.default_rng(0).integers(0, 5, size=(60, 4))
+    codes = (numbers[:, 0] > 2).astype(np.uint8)
+    head = fit_head(spec_of(name), numbers, codes, 2).head
+    assert (head.predict(numbers) == head.predict(numbers.astype(np.float64))).all()
+    truths = fit_head(spec_of(name), numbers > 2, codes, 2).head
+    assert len(truths.predict(numbers > 2)) == 60
+
+
+@pytest.mark.parametrize("name", WITHOUT_PROBABILITIES)
+@every_task
+def test_a_head_without_probabilities_says_what_to_do(name: str, kind: str) -> None:
+    head = fitted(name, kind).head
+    assert not head.has_probabilities
+    with pytest.raises(UsageError, match=re.escape("no probabilities (ridge, linear-svm and centroid give none)")):
+        head.predict_proba(task(kind)[0])
+    with pytest.raises(UsageError, match=r"calibrate it \(--calibrate"):
+        head.predict_proba(task(kind)[0][:0])
+
+
+# --- what no training row, or every one, had --------------------------------------------------------------
+
+
+@every_head
+@pytest.mark.parametrize(("present", "n_classes"), [([0, 2], 3), ([1, 3, 4], 6)])
+@both_norms
+def test_a_class_without_rows_is_never_predicted(
+    name: str, present: list[int], n_classes: int, unit_norm: bool
 ) -> None:
-    features, codes = problem(n_classes, dtype=dtype)
-    model = LogisticRegression(fit_intercept=intercept).fit(features, codes)
-    assert_predicts_as(head_from_estimator(model), model, features, tolerance)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("n_classes", [2, 4])
-@pytest.mark.parametrize(("mean", "std"), [(True, True), (True, False), (False, True), (False, False)])
-def test_a_standardiser_is_folded_in(n_classes: int, mean: bool, std: bool) -> None:
-    features, codes = problem(n_classes, dtype=np.float64)
-    features = features * [1, 10, 100, 0.01, 0] + [0, 5, -300, 1, 7]  # one column is constant
-    pipeline = make_pipeline(StandardScaler(with_mean=mean, with_std=std), LogisticRegression(max_iter=500))
-    model = pipeline.fit(features, codes)
-    assert_predicts_as(head_from_estimator(model), model, features, 1e-9)
-
-
-@pytest.mark.parametrize("strategy", ["prior", "most_frequent"])
-def test_a_dummy_predicts_the_same_as_arrays(strategy: str) -> None:
     features, codes = problem(3)
-    codes = np.where(codes == 2, 1, codes)
-    model = DummyClassifier(strategy=strategy).fit(features, codes)
-    assert_predicts_as(head_from_estimator(model), model, features, 1e-15)
-    fitted = fit_head(HeadSpec("dummy", params={"strategy": strategy}), features, codes, 2)
-    assert_predicts_as(fitted.head, model, features, 1e-15)
+    features = unit(features) if unit_norm else features
+    moved = np.array(present)[codes % len(present)]
+    labels = [f"name {code}" for code in range(n_classes)]
+    got = fit_head(spec_of(name), features, moved, n_classes, names=labels)
+    absent = sorted(set(range(n_classes)) - set(present))
+    assert set(got.head.predict(features)) <= set(present)
+    assert (got.head.decision_function(features)[:, absent] == -np.inf).all()
+    if got.head.has_probabilities:
+        shares = got.head.predict_proba(features)
+        assert (shares[:, absent] == 0).all()
+        assert shares.sum(axis=1) == pytest.approx(np.ones(len(features)), abs=1e-12)
+    # the classes that there are, are told apart as by a head that knows no others
+    alone = fit_head(spec_of(name), features, np.searchsorted(present, moved), len(present)).head
+    assert (np.array(present)[alone.predict(features)] == got.head.predict(features)).all()
+    expected = ", ".join(labels[code] for code in absent)
+    assert f"never predicted, because no training row has them: {expected}" in got.notes
 
 
-def test_codes_are_positions_in_the_classes_of_the_estimator() -> None:
-    features, codes = problem(3)
-    model = LogisticRegression().fit(features, np.array(["x", "y", "z"])[codes])
-    assert_predicts_as(head_from_estimator(model), model, features, 1e-5)
+@every_head
+@both_norms
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+def test_labels_of_no_row_and_of_every_row_are_certain(name: str, unit_norm: bool, first: bool) -> None:
+    features, targets, _ = task("several", unit_norm=unit_norm)
+    never, always = np.zeros((len(features), 1), bool), np.ones((len(features), 1), bool)
+    columns = [never, always, targets] if first else [targets, always, never]
+    head = fit_head(spec_of(name), features, np.hstack(columns), 5)
+    no, yes = (0, 1) if first else (4, 3)
+    scores, rows = head.head.decision_function(features), head.head.predict(features)
+    assert (scores[:, no] == -np.inf).all()
+    assert (scores[:, yes] == np.inf).all()
+    assert not rows[:, no].any()
+    assert rows[:, yes].all()
+    if head.head.has_probabilities:
+        shares = head.head.predict_proba(features)
+        assert (shares[:, no] == 0).all()
+        assert (shares[:, yes] == 1).all()
+    assert head.notes[-2:] == [
+        f"never predicted, because no training row has them: {no}",
+        f"always predicted, because all training rows have them: {yes}",
+    ]
+    others = slice(2, None) if first else slice(0, 3)
+    alone = fitted(name, "several", unit_norm).head.predict(features)
+    assert (rows[:, others] == alone).mean() > (0.9 if name == "mlp" else 0.999)
 
 
-class Loud(LogisticRegression):
-    """A subclass, which may predict otherwise."""
+@every_head
+@both_norms
+def test_one_label_is_learnt_as_two_classes(name: str, unit_norm: bool) -> None:
+    features, codes, _ = task("two", unit_norm=unit_norm)
+    several = fit_head(spec_of(name), features, codes[:, None] == 1, 1).head
+    two = fitted(name, "two", unit_norm).head
+    assert several.multi_label
+    assert several.predict(features).shape == several.decision_function(features).shape == (len(features), 1)
+    scores = two.decision_function(features)
+    assert several.decision_function(features)[:, 0] == pytest.approx(scores, abs=1e-6)
+    if several.has_probabilities:
+        assert several.predict_proba(features)[:, 0] == pytest.approx(two.predict_proba(features)[:, 1], abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("estimator", "message"),
-    [
-        (LinearSVC(), "cannot save LinearSVC as plain arrays; supported: LogisticRegression"),
-        (Loud().fit([[0.0], [1.0]], [0, 1]), "cannot save Loud"),
-        (DummyClassifier(strategy="uniform").fit([[0.0], [1.0]], [0, 1]), "cannot save DummyClassifier"),
-        (DummyClassifier().fit([[0.0], [1.0]], [1, 1]), "two or more classes"),
-        (LogisticRegression(), "LogisticRegression is not fitted; call its fit first"),
-        (DummyClassifier(), "DummyClassifier is not fitted"),
-        (make_pipeline(StandardScaler(), LogisticRegression()), "Pipeline is not fitted"),
-        (make_pipeline("passthrough", LogisticRegression()).fit([[0.0], [1.0]], [0, 1]), "cannot save str"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_other_estimators_are_refused(estimator: BaseEstimator, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        head_from_estimator(estimator)
+# --- impossible input ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_classes", [2, 5])
-@pytest.mark.parametrize("class_weight", [None, "balanced", {"1": 5.0}])
-def test_fit_equals_plain_scikit_learn_on_unit_features(n_classes: int, class_weight: ClassWeight) -> None:
-    features, codes = problem(n_classes)
-    features, codes = unit(features)[:71], codes[:71]
-    fitted = fit_head(HeadSpec(class_weight=class_weight), features, codes, n_classes)
-    theirs = {1: 5.0} if isinstance(class_weight, dict) else class_weight
-    if isinstance(theirs, dict):
-        theirs = {code: theirs.get(code, 1.0) for code in range(n_classes)}
-    with threadpool_limits(1):
-        model = LogisticRegression(max_iter=1000, class_weight=theirs).fit(features, codes)
-    assert not fitted.scaled
-    assert fitted.iterations == model.n_iter_.max()
-    assert_predicts_as(fitted.head, model, features, 1e-5)
-
-
-@pytest.mark.parametrize(
-    ("features", "scale", "scaled"),
-    [
-        ("unit", "auto", False),
-        ("nearly unit", "auto", False),
-        ("unit and zero rows", "auto", False),
-        ("raw", "auto", True),
-        ("raw", "none", False),
-        ("raw", "standard", True),
-        ("unit", "standard", True),
-    ],
-)
-def test_raw_features_are_standardised_and_unit_ones_are_not(features: str, scale: str, scaled: bool) -> None:
-    raw, codes = problem(2)
-    values = raw if features == "raw" else unit(raw)
-    if features == "nearly unit":
-        values = values * 1.0009
-    if features == "unit and zero rows":
-        values[3] = 0
-    assert fit_head(HeadSpec(scale=scale), values, codes, 2).scaled is scaled
-
-
-def test_standardising_makes_the_fit_blind_to_the_scale_of_columns() -> None:
-    features, codes = problem(3, dtype=np.float64)
-    scale = [1e-3, 1, 10, 1e3, 1]
-    plain = fit_head(HeadSpec(scale="standard"), features, codes, 3)
-    stretched = fit_head(HeadSpec(scale="standard"), features * scale + 4, codes, 3)
-    expected = plain.head.predict_proba(features)
-    assert stretched.head.predict_proba(features * scale + 4) == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_fit_that_does_not_converge_is_said() -> None:
-    features, codes = problem(3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fitted = fit_head(HeadSpec(scale="none", params={"max_iter": 2}), features, codes, 3)
-    [note] = fitted.notes
-    assert note == (
-        "logreg did not converge: it stopped at max_iter=2 (n_iter 2); raise max_iter, "
-        "or standardise the features (scale 'standard')"
-    )
-    assert fit_head(HeadSpec(), features, codes, 3).notes == []
-
-
-def test_a_class_without_rows_is_never_predicted_and_said() -> None:
-    features, codes = problem(3)
-    for present, n_classes in ([0, 2], 3), ([1, 3, 4], 6):
-        moved = np.array(present)[codes % len(present)]
-        names = [f"name {code}" for code in range(n_classes)]
-        fitted = fit_head(HeadSpec(scale="none"), features, moved, n_classes, names=names)
-        probabilities = fitted.head.predict_proba(features)
-        absent = sorted(set(range(n_classes)) - set(present))
-        assert (probabilities[:, absent] == 0).all()
-        assert set(fitted.head.predict(features)) <= set(present)
-        model = LogisticRegression(max_iter=1000).fit(features.astype(np.float64), moved)
-        assert probabilities[:, present] == pytest.approx(model.predict_proba(features), abs=1e-12)
-        expected = ", ".join(names[code] for code in absent)
-        assert fitted.notes == [f"never predicted, because no training row has them: {expected}"]
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 4), st.integers(0, 10**6), st.sampled_from([np.float16, np.float32, np.float64]))
-def test_saved_and_loaded_heads_predict_bit_for_bit(n_classes: int, seed: int, dtype: npt.DTypeLike) -> None:
-    features, codes = problem(n_classes, rows=40, seed=seed, dtype=dtype)
-    for clf in available():
-        head = fit_head(HeadSpec(clf), features, codes, n_classes).head
-        described, arrays = head.state()
-        copy = head_from_state(json.loads(json.dumps(described)), arrays)
-        assert (copy.predict_proba(features) == head.predict_proba(features)).all()
-        assert (copy.predict(features) == head.predict(features)).all()
-        assert (copy.classes, copy.n_features, copy.kind) == (n_classes, 5, head.kind)
-
-
-def test_a_head_survives_its_file(tmp_path: Path) -> None:
-    features, codes = problem(3)
-    head = fit_head(HeadSpec(), features, np.array([0, 1, 3])[codes], 4).head  # with an intercept of -inf
-    described, arrays = head.state()
-    save_arrays(tmp_path / "head.safetensors", arrays)
-    copy = head_from_state(described, load_arrays(tmp_path / "head.safetensors"))
-    assert (copy.predict_proba(features) == head.predict_proba(features)).all()
-
-
-@pytest.mark.parametrize("clf", ["logreg", "dummy"])
-def test_one_row_is_predicted_as_in_a_batch(clf: str) -> None:
-    features, codes = problem(4)
-    head = fit_head(HeadSpec(clf), features, codes, 4).head
-    alone = np.concatenate([head.predict_proba(row[None]) for row in features])
-    assert alone == pytest.approx(head.predict_proba(features), abs=1e-12)
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("clf", ["logreg", "dummy"])
-def test_no_rows_give_no_predictions_of_the_right_shape(clf: str, n_classes: int) -> None:
-    features, codes = problem(n_classes)
-    head = fit_head(HeadSpec(clf), features, codes, n_classes).head
-    empty = features[:0]
-    assert head.predict(empty).shape == (0,)
-    assert head.predict_proba(empty).shape == (0, n_classes)
-    assert head.decision_function(empty).shape == ((0,) if n_classes == 2 else (0, n_classes))
-
-
-def test_rows_beyond_one_chunk_are_predicted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, codes = problem(3)
-    head = fit_head(HeadSpec(), features, codes, 3).head
-    whole = head.predict_proba(features)
-    monkeypatch.setattr("embedkit.heads.models.ROWS_AT_ONCE", 7)
-    assert head.predict_proba(features) == pytest.approx(whole, abs=1e-12)
-    features[50, 2] = np.inf
-    with pytest.raises(DataError, match="row 51, column 3 is inf"):
-        head.predict(features)
-
-
-@pytest.mark.parametrize("clf", ["logreg", "dummy"])
+@every_head
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_named_by_row_and_column(clf: str, value: float) -> None:
-    features, codes = problem(2)
-    head = fit_head(HeadSpec(clf), features, codes, 2).head
+def test_values_that_are_not_finite_are_named_by_row_and_column(name: str, value: float) -> None:
+    features, codes, _ = task("two")
     features[6, 3] = value
-    for action in (lambda: fit_head(HeadSpec(clf), features, codes, 2), lambda: head.predict_proba(features)):
+    head = fitted(name, "two").head
+    actions: list[Callable[[], object]] = [
+        lambda: fit_head(spec_of(name), features, codes, 2),
+        lambda: head.predict(features),
+        lambda: head.decision_function(features),
+    ]
+    if head.has_probabilities:
+        actions.append(lambda: head.predict_proba(features))
+    for action in actions:
         with pytest.raises(DataError, match=f"row 7, column 4 is {value}, not a finite number"):
             action()
 
 
-@pytest.mark.parametrize("clf", ["logreg", "dummy"])
-def test_a_wrong_width_names_both_numbers(clf: str) -> None:
-    features, codes = problem(2)
-    head = fit_head(HeadSpec(clf), features, codes, 2).head
-    for method in (head.predict, head.predict_proba, head.decision_function):
-        with pytest.raises(DataError, match="4 columns, but the head was fitted on 5"):
-            method(features[:, :4])
-
-
-def test_half_precision_is_fitted_as_single() -> None:
-    features, codes = problem(2, dtype=np.float16)
-    half = fit_head(HeadSpec(), features, codes, 2).head
-    single = fit_head(HeadSpec(), features.astype(np.float32), codes, 2).head
-    assert (half.predict_proba(features) == single.predict_proba(features.astype(np.float32))).all()
-
-
+@every_head
+@every_task
 @pytest.mark.parametrize(
-    ("features", "codes", "message"),
+    ("wrong", "message"),
+    [
+        (np.zeros((3, 4)), "4 columns, but the head was fitted on 5"),
+        (np.zeros((0, 6)), "6 columns, but the head was fitted on 5"),
+        (np.zeros(5), r"two dimensions .* not shape \(5,\)"),
+        (np.zeros((1, 5, 1)), "two dimensions"),
+        (np.zeros((3, 0)), "0 columns"),
+        ([["a"] * 5], "must be numbers, not of dtype <U1"),
+        (np.zeros((2, 5), complex), "must be numbers, not of dtype complex128"),
+        ([[None] * 5], "must be numbers, not of dtype object"),
+    ],
+)
+def test_features_of_another_form_are_refused(name: str, kind: str, wrong: npt.ArrayLike, message: str) -> None:
+    head = fitted(name, kind).head
+    methods: list[Callable[[Any], object]] = [head.predict, head.decision_function]
+    for method in methods + ([head.predict_proba] if head.has_probabilities else []):
+        with pytest.raises(DataError, match=message):
+            method(wrong)
+
+
+@every_head
+@pytest.mark.parametrize(
+    ("features", "targets", "message"),
     [
         (np.zeros((0, 5)), [], "0 rows"),
+        (np.zeros((0, 5)), np.zeros((0, 2), bool), "0 rows"),
+        (np.zeros((20, 0)), [0, 1] * 10, "0 columns"),
         (np.zeros((20, 5)), [0] * 20, r"only one class \('ham', 20 rows\)"),
         (np.zeros((2, 5)), [0, 1, 1], r"2 rows of features, but class codes of shape \(3,\)"),
         (np.zeros((2, 5)), [0, 2], "code 2 of row 2 is not one of 2 classes"),
         (np.zeros((2, 5)), [-1, 0], "code -1 of row 1"),
         (np.zeros((2, 5)), [0.0, 1.0], "class codes must be integers, not float64"),
+        (np.zeros((2, 5)), [True, False], "class codes must be integers, not bool"),
+        (np.zeros((2, 5)), ["a", "b"], "class codes must be integers"),
         (np.zeros(5), [0], r"two dimensions .* not shape \(5,\)"),
         (np.array([["a"], ["b"]]), [0, 1], "must be numbers"),
         (np.array([[None], [1.0]]), [0, 1], "must be numbers, not of dtype object"),
+        (np.zeros((2, 5)), np.eye(3, dtype=bool), r"2 rows of features and 2 labels, but a matrix of shape"),
+        (np.zeros((2, 5)), np.eye(2, 3, dtype=bool), r"and 2 labels, but a matrix of shape \(2, 3\)"),
+        (np.zeros((2, 5)), np.eye(2, dtype=int), r"class codes of shape \(2, 2\)"),
+        (np.zeros((3, 5)), np.array([[True, False]] * 3), "all 3 rows have the same labels"),
     ],
 )
-@pytest.mark.parametrize("clf", ["logreg", "dummy"])
 def test_nothing_is_learnt_from_impossible_data(
-    features: npt.ArrayLike, codes: npt.ArrayLike, message: str, clf: str
+    name: str, features: npt.ArrayLike, targets: npt.ArrayLike, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        fit_head(HeadSpec(clf), features, codes, 2, names=["ham", "spam"])
+        fit_head(spec_of(name), features, targets, 2, names=["ham", "spam"])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"clf": "logrek"}, "unknown head 'logrek'; available: logreg, dummy"),
-        ({"scale": "minmax"}, "scale must be auto, none or standard, not 'minmax'"),
-        ({"params": {"c": 1}}, "logreg has no parameter 'c'; allowed: C, fit_intercept, max_iter, tol"),
-        ({"params": {"C": 0}}, "C must be a number above 0, not 0"),
-        ({"params": {"C": True}}, "C must be a number above 0, not True"),
-        ({"params": {"C": "big"}}, "C must be a number above 0, not 'big'"),
-        ({"params": {"C": float("nan")}}, "C must be a number above 0"),
-        ({"params": {"max_iter": 10.5}}, "max_iter must be an integer above 0"),
-        ({"params": {"tol": float("inf")}}, "tol must be a number above 0"),
-        ({"params": {"fit_intercept": 1}}, "fit_intercept must be true or false"),
-        ({"clf": "dummy", "params": {"strategy": "x"}}, "strategy must be 'prior' or 'most_frequent'"),
-        ({"clf": "dummy", "params": {"C": 1.0}}, "dummy has no parameter 'C'; allowed: strategy"),
-        ({"clf": "dummy", "class_weight": "balanced"}, "dummy takes no class_weight"),
-        ({"class_weight": "even"}, "class_weight must be None, 'balanced' or a mapping"),
-        ({"class_weight": {"a": -1}}, "must be positive numbers; it is not for a"),
-    ],
-)
-def test_a_wrong_specification_is_refused_before_any_work(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        HeadSpec(**arguments)
+@every_head
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("scale", ["none", "standard"])
+def test_one_row_a_class_is_learnt_or_refused_in_words(name: str, n_classes: int, scale: str) -> None:
+    features = np.random.default_rng(0).normal(size=(n_classes, 4)) * 3
+    codes = np.arange(n_classes)
+    if name == "lda":
+        with pytest.raises(UsageError, match="lda cannot be fitted: The number of samples must be more than"):
+            fit_head(spec_of(name, scale=scale), features, codes, n_classes)
+        return
+    head = fit_head(spec_of(name, scale=scale), features, codes, n_classes).head
+    assert head.predict(features).shape == (n_classes,)
+    assert not np.isnan(head.decision_function(features)).any()
 
 
-def test_a_class_weight_of_an_unknown_label_is_refused() -> None:
-    features, codes = problem(2)
-    with pytest.raises(UsageError, match="unknown labels: eggs; known: ham, spam"):
-        fit_head(HeadSpec(class_weight={"eggs": 2}), features, codes, 2, names=["ham", "spam"])
+@every_head
+@every_task
+def test_features_that_say_nothing_give_finite_answers(name: str, kind: str) -> None:
+    features, targets, classes = task(kind)
+    head = fit_head(spec_of(name), np.zeros_like(features), targets, classes).head
+    for asked in (np.zeros_like(features), features):
+        assert np.isfinite(head.decision_function(asked)).all()
 
 
-def test_threads_are_respected_and_checked() -> None:
-    features, codes = problem(2)
+@every_head
+def test_threads_are_respected_and_checked(name: str) -> None:
+    features, codes, _ = task("three")
     with pytest.raises(UsageError, match="threads must be at least 1, not 0"):
-        fit_head(HeadSpec(), features, codes, 2, threads=0)
-    one, two = (fit_head(HeadSpec(), features, codes, 2, threads=n).head for n in (1, 2))
-    assert one.predict_proba(features) == pytest.approx(two.predict_proba(features), abs=1e-5)
+        fit_head(spec_of(name), features, codes, 3, threads=0)
+    two = fit_head(spec_of(name), features, codes, 3, threads=2).head
+    agree = two.predict(features) == fitted(name, "three").head.predict(features)
+    assert agree.mean() > 0.95
 
 
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        ([], {}),
-        (["C=1"], {"C": 1}),
-        (["C=1e-3", "max_iter=20"], {"C": 1e-3, "max_iter": 20}),
-        (["a=true", "b=False", "c=none"], {"a": True, "b": False, "c": None}),
-        ([" strategy = most_frequent "], {"strategy": "most_frequent"}),
-        (["a=b=c", "d="], {"a": "b=c", "d": ""}),
-    ],
-)
-def test_parameters_are_read_from_texts(texts: list[str], expected: dict[str, Any]) -> None:
-    got = parse_params(texts)
-    assert got == expected
-    assert [type(value) for value in got.values()] == [type(value) for value in expected.values()]
+# --- the features' check, and heads made by hand -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("texts", "message"), [(["C"], "name=value"), (["=1"], "name=value"), (["C=1", "C=2"], "given twice")]
-)
-def test_texts_that_are_no_parameters_are_refused(texts: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        parse_params(texts)
+def test_features_that_fit_are_not_copied() -> None:
+    for dtype in (np.float32, np.float64):
+        features = np.ones((3, 2), dtype)
+        assert check_features(features) is features
+    assert check_features(np.ones((3, 2), np.float16)).dtype == np.float32
+    assert check_features(np.ones((3, 2), np.int8)).dtype == np.float64
 
 
-LINEAR = {"kind": "linear", "link": "softmax", "classes": 3, "n_features": 2}
-COEF, INTERCEPT = np.zeros((3, 2)), np.zeros(3)
-
-
-@pytest.mark.parametrize(
-    ("described", "arrays", "message"),
-    [
-        ({}, {}, "unknown kind None"),
-        ({"kind": "pickle"}, {}, "unknown kind 'pickle'; known: linear, constant"),
-        (LINEAR, {"coef": COEF}, "lacks 'intercept'"),
-        (LINEAR | {"link": "exp"}, {"coef": COEF, "intercept": INTERCEPT}, "link must be"),
-        (LINEAR | {"link": "sigmoid"}, {"coef": COEF, "intercept": INTERCEPT}, "do not fit the link"),
-        (LINEAR, {"coef": COEF, "intercept": np.zeros(2)}, "do not fit the link"),
-        (LINEAR, {"coef": COEF[0], "intercept": INTERCEPT}, "do not fit the link"),
-        (LINEAR, {"coef": COEF.astype(int), "intercept": INTERCEPT}, "must be float32 or float64"),
-        (LINEAR, {"coef": COEF * np.nan, "intercept": INTERCEPT}, "must be finite"),
-        (LINEAR, {"coef": COEF, "intercept": INTERCEPT + np.inf}, "must be finite"),
-        (LINEAR | {"classes": 4}, {"coef": COEF, "intercept": INTERCEPT}, "4 classes and 2 features"),
-        ({"kind": "constant", "n_features": 2}, {"prior": np.array([0.5, 0.6])}, "sum to 1"),
-        ({"kind": "constant", "n_features": 2}, {"prior": np.array([1.0])}, "two or more"),
-        ({"kind": "constant", "n_features": None}, {"prior": np.array([0.5, 0.5])}, "damaged"),
-    ],
-)
-def test_a_damaged_head_is_refused(
-    described: dict[str, Any], arrays: dict[str, npt.NDArray[Any]], message: str
-) -> None:
-    with pytest.raises(ArtifactError, match=message):
-        head_from_state(described, arrays)
+def test_rows_beyond_one_chunk_are_predicted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = task("three")[0]
+    heads: list[Head] = [fitted(name, "three").head for name in ("logreg", "knn")]
+    whole = [head.predict_proba(features) for head in heads]
+    monkeypatch.setattr("embedkit.heads.linear.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("embedkit.heads.base.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("embedkit.heads.arrays._DISTANCES", 700)
+    for head, expected in zip(heads, whole, strict=True):
+        assert head.predict_proba(features) == pytest.approx(expected, abs=1e-12)
+    features[50, 2] = np.inf
+    with pytest.raises(DataError, match="row 51, column 3 is inf"):
+        heads[0].predict(features)
 
 
 def test_heads_are_frozen() -> None:
@@ -405,22 +377,55 @@ def test_heads_are_frozen() -> None:
         ConstantHead(np.array([0.5, 0.5]), 2).prior[0] = 1
 
 
-@pytest.mark.parametrize("link", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("link", ["sigmoid", "softmax", "none"])
 def test_extreme_scores_do_not_overflow(link: str) -> None:
-    coef = np.array([[1e6]]) if link == "sigmoid" else np.array([[0.0], [1e6]])
+    coef = np.array([[0.0], [1e6]]) if link == "softmax" else np.array([[1e6]])
     head = LinearHead(coef, np.zeros(len(coef)), link)
-    got = head.predict_proba(np.array([[1.0], [-1.0], [0.0]]))
-    assert got.tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
-    assert head.predict([[1.0], [-1.0], [0.0]]).tolist() == [1, 0, 0]
-    assert head.decision_function([[1.0], [-1.0]]).tolist() == [1e6, -1e6]
+    rows = np.array([[1.0], [-1.0], [0.0]])
+    assert head.decision_function(rows).tolist() == [1e6, -1e6, 0]
+    assert head.predict(rows).tolist() == [1, 0, 0]
+    if link != "none":
+        assert head.predict_proba(rows).tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
 
 
-def test_predicting_does_not_import_scikit_learn() -> None:
-    code = (
-        "import sys, numpy as np; from embedkit.heads import head_from_state\n"
-        "head = head_from_state({'kind': 'linear', 'link': 'sigmoid', 'classes': 2, 'n_features': 1},\n"
-        "    {'coef': np.ones((1, 1)), 'intercept': np.zeros(1)})\n"
-        "assert head.predict([[3.0]]).tolist() == [1]\n"
-        "assert not {'sklearn', 'scipy', 'joblib'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_equal_scores_give_the_lower_code() -> None:
+    two = LinearHead(np.zeros((1, 1)), np.zeros(1), "none")
+    three = LinearHead(np.zeros((3, 1)), np.array([0.0, 1.0, 1.0]), "softmax")
+    labels = LinearHead(np.zeros((2, 1)), np.array([0.0, 1e-9]), "sigmoid", multi_label=True)
+    constant = ConstantHead(np.array([0.25, 0.25, 0.5]) + [0, 0, 0], 1)
+    half = ConstantHead(np.array([0.5, 0.50001]), 1, multi_label=True)
+    assert two.predict([[1.0]]).tolist() == [0]
+    assert three.predict([[1.0]]).tolist() == [1]
+    assert labels.predict([[1.0]]).tolist() == [[False, True]]
+    assert constant.predict([[1.0]]).tolist() == [2]
+    assert half.predict([[1.0]]).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize(
+    ("coef", "scores"),
+    [
+        (np.array([[2.0], [5.0]]), [3.0, -3.0]),  # two rows for two classes: the difference decides
+        (np.array([[3.0]]), [3.0, -3.0]),
+    ],
+)
+def test_two_classes_have_one_score(coef: npt.NDArray[np.float64], scores: list[float]) -> None:
+    for link in ("softmax", "none") if len(coef) == 2 else ("sigmoid", "none"):
+        head = LinearHead(coef, np.zeros(len(coef)), link)
+        assert head.classes == 2
+        assert head.decision_function([[1.0], [-1.0]]).tolist() == scores
+        assert head.predict([[1.0], [-1.0]]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["two", "three", "several"])
+@pytest.mark.parametrize("name", ["logreg", "ridge"])
+def test_a_linear_head_takes_an_affine_map_of_its_scores_in(name: str, kind: str) -> None:
+    features = task(kind)[0]
+    head = fitted(name, kind).head
+    assert isinstance(head, LinearHead)
+    scale = np.array([2.0]) if kind != "several" else np.array([2.0, 0.5, 1.0])
+    shift = np.array([-1.0]) if kind == "two" else np.array([-1.0, 3.0, 0.0])
+    moved = head.affine(scale, shift)
+    expected = head.decision_function(features) * scale + shift
+    assert moved.decision_function(features) == pytest.approx(expected, abs=1e-10)
+    assert moved.has_probabilities
+    assert (moved.classes, moved.multi_label) == (head.classes, head.multi_label)
