@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,6 +114,7 @@ def fit_head(
             weights[keep],
         )
     start = time.perf_counter()
+    import_module("sklearn.preprocessing")  # or the limit misses the thread pools that come with it
     limits = {"blas": 1} if threads is None else {"blas": threads, "openmp": threads}
     with threadpool_limits(limits=limits):
         problem = _Problem.of(spec, features, targets, labels, weights)
