@@ -134,7 +134,7 @@ def add_head(parser: argparse.ArgumentParser) -> None:
         "sklearn:package.Class",
     )
     group.add_argument("--clf-param", action="append", default=[], metavar="NAME=VALUE", help="such as C=0.1,1,10")
-    group.add_argument("--scale", default="auto", choices=("auto", "none", "standard"), help="of the features")
+    group.add_argument("--scale", default="auto", help="auto (default), none or standard, of the features")
     group.add_argument(
         "--class-weight",
         metavar="WEIGHT",
@@ -321,14 +321,12 @@ def heads_of(args: argparse.Namespace) -> list[HeadSpec]:
     """Return the heads to choose from; mostly one."""
     from embedkit.heads import HeadSpec, parse_grid, specs_of
 
-    clfs = _listed(args.clf, "--clf")
+    clfs, scales = _listed(args.clf, "--clf"), _listed(args.scale, "--scale")
     weight = args.class_weight
     if weight is not None and weight != "balanced":
         weight = _weights(weight)
-    for clf in clfs:
-        HeadSpec(clf, args.scale, weight, {}, args.seed)
-    template = HeadSpec(clfs[0], args.scale, weight, {}, args.seed)
-    return specs_of(clfs, parse_grid(args.clf_param), search=args.search, template=template)
+    template = HeadSpec(clfs[0], class_weight=weight, seed=args.seed)
+    return specs_of(clfs, parse_grid(args.clf_param), scales=scales, search=args.search, template=template)
 
 
 def _weights(text: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +50,14 @@ class Candidate:
     @property
     def params(self) -> str:
         """The head's parameters that were set, in words."""
-        return " ".join(f"{name}={_shown(value)}" for name, value in self.trial.spec.params.items())
+        spec = self.trial.spec
+        set_ = {**spec.params, **({} if spec.scale == "auto" else {"scale": spec.scale})}
+        return " ".join(f"{name}={_shown(value)}" for name, value in set_.items())
+
+
+def _key(metric: str) -> str:
+    """Return a metric as files call it."""
+    return metric.replace("-", "_")
 
 
 def _shown(value: object) -> str:
@@ -106,8 +113,9 @@ class Sweep:
                 "pooling": best.pooling,
                 "clf": best.trial.spec.clf,
                 "params": dict(best.trial.spec.params),
+                "scale": best.trial.spec.scale,
                 **{
-                    name: {"mean": best.trial.mean(name), "std": best.trial.std(name), "folds": list(values)}
+                    _key(name): {"mean": best.trial.mean(name), "std": best.trial.std(name), "folds": list(values)}
                     for name, values in best.trial.scores.items()
                 },
             },
@@ -316,8 +324,8 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
     metrics = list(sweep.chosen.trial.scores)
     with (target / "search.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        figures = [f"{metric}_{what}" for metric in metrics for what in ("mean", "std")]
-        folds = [f"{sweep.metric}_fold_{number}" for number in range(1, sweep.folds + 1)]
+        figures = [f"{_key(metric)}_{what}" for metric in metrics for what in ("mean", "std")]
+        folds = [f"{_key(sweep.metric)}_fold_{number}" for number in range(1, sweep.folds + 1)]
         writer.writerow(["rank", "layers", "pooling", "clf", "params", *figures, *folds, "seconds"])
         for rank, candidate in enumerate(sweep.candidates, start=1):
             trial = candidate.trial
@@ -332,12 +340,11 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
 
 def _point(candidate: Candidate, metric: str) -> SweepPoint:
     trial = candidate.trial
-    params: Mapping[str, Any] = trial.spec.params
     return SweepPoint(
         layer=candidate.layers,
         pooling=candidate.pooling,
         clf=trial.spec.clf,
-        params=dict(params),
+        params=dict(part.split("=", 1) for part in candidate.params.split()),
         mean=trial.mean(metric),
         std=trial.std(metric),
     )

@@ -25,6 +25,7 @@ def specs_of(
     clfs: Sequence[str],
     values: Mapping[str, Sequence[Any]],
     *,
+    scales: Sequence[str] = ("auto",),
     search: bool = False,
     template: HeadSpec | None = None,
 ) -> list[HeadSpec]:
@@ -36,10 +37,12 @@ def specs_of(
         Names of heads.
     values : mapping of str to sequence
         Values of parameters; one goes to the heads that have it.
+    scales : sequence of str
+        Each as `HeadSpec.scale`.
     search : bool, default False
         Whether parameters that `values` leaves out take the values of the head's usual grid.
     template : HeadSpec, optional
-        Whose scale, class weights and seed all have.
+        Whose class weights and seed all have.
 
     Raises
     ------
@@ -55,9 +58,9 @@ def specs_of(
         grid = {name: tuple(values[name]) for name in params_of(clf) if name in values}
         if search and clf in HEADS:
             grid = {**HEADS[clf].grid, **grid}
-        for combination in product(*grid.values()):
+        for scale, *combination in product(scales, *grid.values()):
             params = dict(zip(grid, combination, strict=True))
-            found.append(HeadSpec(clf, like.scale, like.class_weight, params, like.seed))
+            found.append(HeadSpec(clf, scale, like.class_weight, params, like.seed))
     unknown = sorted(name for name in values if not any(name in params_of(clf) for clf in clfs))
     if unknown:
         known = "; ".join(f"{clf}: {', '.join(params_of(clf)) or 'none'}" for clf in clfs)

@@ -29,7 +29,8 @@ class HeadSpec:
     clf : str
         A name of `available`, or ``sklearn:package.Class``.
     scale : {"auto", "none", "standard"}
-        Whether features are standardised first. ``"auto"``: unless every row has norm 1.
+        Whether features are standardised first. ``"auto"``: unless every row has norm 1 and they point in
+        different directions (`embedkit.heads.fit.LEAST_SPREAD`).
     class_weight : None, "balanced" or mapping of label to weight
         Weight of a row by its label; a label that the mapping leaves out weighs 1.
     params : mapping

@@ -90,18 +90,18 @@ HEADS: dict[str, Kind] = {
     "logreg": Kind(
         "logistic regression (L2, L-BFGS)",
         {"C": _INVERSE_PENALTY, "fit_intercept": _INTERCEPT, "max_iter": _count(1000), "tol": _finite(1e-4)},
-        {"C": (0.01, 0.1, 1.0, 10.0, 100.0)},
+        {"C": (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)},
     ),
     "ridge": Kind(
         "least squares on the labels with an L2 penalty; no probabilities",
         {"alpha": _finite(1.0), "fit_intercept": _INTERCEPT},
-        {"alpha": (0.01, 0.1, 1.0, 10.0, 100.0)},
+        {"alpha": (0.1, 1.0, 10.0, 100.0, 1000.0)},
         probabilities=False,
     ),
     "linear-svm": Kind(
         "linear support vectors, one class against the rest; no probabilities",
         {"C": _finite(1.0), "fit_intercept": _INTERCEPT, "max_iter": _count(10_000), "tol": _finite(1e-4)},
-        {"C": (0.01, 0.1, 1.0, 10.0)},
+        {"C": (0.001, 0.01, 0.1, 1.0)},
         probabilities=False,
     ),
     "knn": Kind(
