@@ -275,7 +275,7 @@ def _over_layers(points: Sequence[SweepPoint], winner: SweepPoint, axis: str) ->
     figure = Figure(figsize=(9.5, 5), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     coloured = dict(list(lines.items())[:MOST_LINES])
-    styles, alpha = _line_styles(coloured), 0.3 / (2 + len(coloured))
+    styles, alpha = _line_styles(coloured), 0.5 / (3 + len(coloured))
     for number, (key, line) in enumerate(lines.items()):
         places = [i for i, layer in enumerate(layers) if layer in line]
         means, spread = (np.array([getattr(line[layers[i]], of) for i in places]) for of in ("mean", "std"))
