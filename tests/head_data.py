@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import sklearn.preprocessing  # noqa: F401 - brings the thread pools that the fixture below limits
 from threadpoolctl import threadpool_limits
 
 from embedkit.heads import FittedHead, HeadSpec, fit_head

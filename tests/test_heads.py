@@ -392,12 +392,12 @@ def test_equal_scores_give_the_lower_code() -> None:
     two = LinearHead(np.zeros((1, 1)), np.zeros(1), "none")
     three = LinearHead(np.zeros((3, 1)), np.array([0.0, 1.0, 1.0]), "softmax")
     labels = LinearHead(np.zeros((2, 1)), np.array([0.0, 1e-9]), "sigmoid", multi_label=True)
-    constant = ConstantHead(np.array([0.25, 0.25, 0.5]) + [0, 0, 0], 1)
+    constant = ConstantHead(np.array([0.4, 0.4, 0.2]), 1)
     half = ConstantHead(np.array([0.5, 0.50001]), 1, multi_label=True)
     assert two.predict([[1.0]]).tolist() == [0]
     assert three.predict([[1.0]]).tolist() == [1]
     assert labels.predict([[1.0]]).tolist() == [[False, True]]
-    assert constant.predict([[1.0]]).tolist() == [2]
+    assert constant.predict([[1.0]]).tolist() == [0]
     assert half.predict([[1.0]]).tolist() == [[False, True]]
 
 
