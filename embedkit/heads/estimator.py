@@ -56,8 +56,14 @@ def head_from_estimator(estimator: BaseEstimator, *, multi_label: bool = False) 
     if head is not None:
         return head
     classes = _count_classes(estimator, multi_label)
+    asked = [*parts, *getattr(parts[-1], "estimators_", ())]  # a first label that no row had does not know
+    widths = [part.n_features_in_ for part in asked if hasattr(part, "n_features_in_")]
+    if not widths:
+        raise UsageError(
+            f"the {type(estimator).__name__} does not say how many features it takes (n_features_in_)"
+        )
     dumped(estimator)
-    return SkopsHead(estimator, classes, int(estimator.n_features_in_), multi_label)
+    return SkopsHead(estimator, classes, int(widths[0]), multi_label)
 
 
 def _count_classes(estimator: BaseEstimator, multi_label: bool) -> int:
