@@ -40,12 +40,12 @@ def head_from_estimator(estimator: BaseEstimator, *, multi_label: bool = False) 
         If the estimator is no classifier, is not fitted, knows fewer than two classes or others than codes, gives
         neither probabilities nor scores, or has no form without pickle.
     """
-    from sklearn.base import is_classifier
+    from sklearn.base import BaseEstimator, is_classifier
     from sklearn.exceptions import NotFittedError
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import check_is_fitted
 
-    if not is_classifier(estimator):
+    if not (isinstance(estimator, BaseEstimator) and is_classifier(estimator)):
         raise UsageError(f"a {type(estimator).__name__} is no classifier")
     try:
         check_is_fitted(estimator)

@@ -241,9 +241,9 @@ def _loaded(data: bytes) -> Any:  # noqa: ANN401 - a scikit-learn classifier
         model = loads(data, trusted=list(TRUSTED))
     except Exception as error:  # a file that says one thing and holds another
         raise ArtifactError(f"{FILE} cannot be read: {type(error).__name__}") from None
-    from sklearn.base import is_classifier
+    from sklearn.base import BaseEstimator, is_classifier
 
-    if not is_classifier(model):
+    if not (isinstance(model, BaseEstimator) and is_classifier(model)):
         raise ArtifactError(f"{FILE} holds a {type(model).__name__}, which is no classifier")
     return model
 

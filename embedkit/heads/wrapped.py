@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from embedkit.errors import UsageError
 from embedkit.heads.base import Arrays, Floats, Head, ScoredHead, State, frozen
 from embedkit.heads.skops_head import FILE
 
@@ -137,8 +138,12 @@ class PerLabelHead(ScoredHead):
         return np.column_stack([head.predict_proba(X)[:, 1] for head in self.heads])
 
     def state(self) -> State:
-        """Return the parts of all heads, by number."""
+        """Return the parts of all heads, by number; `UsageError` for two that need a file each."""
         states = [head.state() for head in self.heads]
+        if sum(FILE in state.arrays for state in states) > 1:
+            raise UsageError(
+                "only one head that stays a scikit-learn object can be saved with others; take one for all"
+            )
         described = {
             "kind": self.kind,
             "classes": self.classes,
