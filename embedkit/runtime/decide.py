@@ -124,5 +124,8 @@ class Thresholds:
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> Thresholds:
         """Read back what `to_json` gave; `ValueError`, `TypeError` or `KeyError` where it is something else."""
-        values = tuple(map(float, described["values"]))
-        return cls(values, described["on"], str(described["metric"]), int(described["positive"]))
+        values, metric, positive = described["values"], described["metric"], described["positive"]
+        numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+        if not numbers or not isinstance(metric, str) or type(positive) is not int:
+            raise ValueError(f"thresholds {values!r} for {metric!r} of the class {positive!r}")
+        return cls(tuple(map(float, values)), described["on"], metric, positive)
