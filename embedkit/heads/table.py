@@ -71,7 +71,7 @@ def _count(default: int) -> Param:
 
 
 def _one_of(*values: str) -> Param:
-    return Param(values[0], lambda v: v in values, " or ".join(map(repr, values)))
+    return Param(values[0], lambda v: isinstance(v, str) and v in values, " or ".join(map(repr, values)))
 
 
 def _finite(default: float) -> Param:
@@ -82,7 +82,7 @@ _INVERSE_PENALTY = Param(1.0, lambda v: is_number(v) and v > 0, "a number above 
 _INTERCEPT = Param(True, lambda v: isinstance(v, bool), "true or false")
 _SHRINKAGE = Param(
     "auto",
-    lambda v: v is None or v == "auto" or (is_number(v) and 0 <= v <= 1),
+    lambda v: v is None or (v == "auto" if isinstance(v, str) else is_number(v) and 0 <= v <= 1),
     "'auto' (Ledoit-Wolf), none, or a number from 0 to 1",
 )
 
