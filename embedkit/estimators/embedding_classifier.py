@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from embedkit.artifact import staged
-from embedkit.data import LabelCodec, class_counts, require_classes
+from embedkit.data import LabelCodec, class_counts, groups_of, require_classes
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.explain import Explanation, explain_text
 from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings, load_frozen
-from embedkit.estimators.inputs import as_inputs, as_labels
+from embedkit.estimators.inputs import Form, Targets, as_inputs, as_targets, as_weights
+from embedkit.estimators.own_head import OwnHead, check_own_head, fit_own_head
 from embedkit.estimators.text_encoder import TextEncoder
-from embedkit.heads import Head, HeadSpec, fit_head, head_from_estimator
+from embedkit.heads import Decision, Head, HeadSpec, fit_decided, head_from_estimator
+from embedkit.heads.fit import check_targets
+from embedkit.heads.spec import gives_probabilities, takes_weights
+from embedkit.heads.table import HEADS
+from embedkit.runtime.decide import Thresholds
+
+# What heads of one's own know nothing of, and what each is where it was not given.
+_OF_NAMED_HEADS = {
+    "scale": "auto",
+    "class_weight": None,
+    "head_params": None,
+    "calibrate": False,
+    "thresholds": None,
+    "positive_label": None,
+}
+_INDICATOR = re.compile("bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
-def _head_has(method: str) -> Callable[[EmbeddingClassifier], bool]:
+def _answers(method: str) -> Callable[[EmbeddingClassifier], bool]:
     """Return a check whether the head answers a method: scorers choose by what is there."""
 
     def check(classifier: EmbeddingClassifier) -> bool:
         head = getattr(classifier, "head_", classifier.head)
-        return isinstance(head, str) or hasattr(head, method)
+        if isinstance(head, BaseEstimator) or not (isinstance(head, str) or hasattr(head, "has_probabilities")):
+            return hasattr(head, method)
+        if method != "predict_proba" or classifier.calibrate is True:
+            return True
+        return gives_probabilities(head) if isinstance(head, str) else bool(head.has_probabilities)
 
     return check
 
@@ -52,18 +73,32 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters of a head by name, such as ``{"C": 0.5}``.
     random_state : int, default 42
         Of a head by name; kept in the artifact.
+    calibrate : bool, default False
+        Whether the scores of a head by name become calibrated probabilities, learnt out of fold.
+    thresholds : {"f1", "accuracy", "balanced-accuracy", "macro-f1", "mcc"}, optional
+        For two classes, or several labels a row, of a head by name: the metric for which cuts are tuned, out of
+        fold, that decide instead of the most probable class. Probabilities stay what they are.
+    positive_label : label, optional
+        Of two classes the one that the threshold is for; "f1" needs it.
 
     Attributes
     ----------
     classes_ : ndarray, shape (C,)
         Labels, in y's dtype and in the order of `numpy.unique`, which scikit-learn's scorers take for granted
-        (so "10" comes before "9"; an artifact that the command line wrote is put in this order too).
+        (so "10" comes before "9"; an artifact that the command line wrote is put in this order too). Of an
+        indicator the names or numbers of its columns, in their order.
     encoder_ : TextEncoder
     head_ : Head or scikit-learn classifier
         Fitted on codes from 0 to C - 1.
     notes_ : list of str
         What is worth knowing of the fit: texts that were cut off, a solver that did not converge (which is
         also warned of as scikit-learn's ConvergenceWarning).
+
+    Notes
+    -----
+    Where a row has several labels: scikit-learn's splitters and scorers know indicators, not lists of labels; for
+    lists give them ``cv=KFold(...)``, and let `score` judge. Of exactly two labels its scorers by probability
+    take the columns for two classes, here as for its own classifiers.
 
     Examples
     --------
@@ -81,6 +116,9 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_weight: Mapping[Any, float] | str | None = None,
         head_params: Mapping[str, Any] | None = None,
         random_state: int = 42,
+        calibrate: bool = False,
+        thresholds: str | None = None,
+        positive_label: Any = None,  # noqa: ANN401 - a label
     ) -> None:
         self.encoder = encoder
         self.head = head
@@ -88,17 +126,23 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.class_weight = class_weight
         self.head_params = head_params
         self.random_state = random_state
+        self.calibrate = calibrate
+        self.thresholds = thresholds
+        self.positive_label = positive_label
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters; `deep` adds those of the encoder and of the head, also where they are names.
 
-        ``head__C`` of a head by name is the entry ``C`` of `head_params`.
+        ``head__C`` of a head by name is the entry ``C`` of `head_params`, else the default.
         """
         params: dict[str, Any] = super().get_params(deep=deep)
         if deep and isinstance(self.encoder, str | Path):
             params |= {f"encoder__{name}": value for name, value in TextEncoder(self.encoder).get_params().items()}
-        if deep and isinstance(self.head, str) and isinstance(self.head_params, Mapping):
-            params |= {f"head__{name}": value for name, value in self.head_params.items()}
+        if deep and isinstance(self.head, str):
+            table = HEADS[self.head].params if self.head in HEADS else {}
+            given = self.head_params if isinstance(self.head_params, Mapping) else {}
+            params |= {f"head__{name}": param.default for name, param in table.items()}
+            params |= {f"head__{name}": value for name, value in given.items()}
         return params
 
     def set_params(self, **params: Any) -> EmbeddingClassifier:  # noqa: ANN401 - as scikit-learn has it
@@ -123,15 +167,18 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         super().set_params(**nested)
         return self
 
-    def fit(self, X: Any, y: Any) -> EmbeddingClassifier:  # noqa: N803, ANN401
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> EmbeddingClassifier:  # noqa: N803, ANN401
         """Encode texts (what the store lacks) and fit the head.
 
         Parameters
         ----------
         X : list, array or Series of str, or of pairs; n of them
             Texts.
-        y : list, array or Series of labels, length n
-            Strings, integers, booleans or whole floats; one a row.
+        y : list, array or Series of n labels, or of n lists of labels; or array or DataFrame, shape (n, L)
+            Strings, integers, booleans or whole floats. Lists hold any number of labels, also none; of an array
+            or DataFrame each column is a label that rows have (1) or have not (0).
+        sample_weight : array-like of float, shape (n,), optional
+            Weight of each row, from 0 up.
 
         Returns
         -------
@@ -141,31 +188,42 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         DataError
-            Lengths differ, a row is no text or has no label or several, or there is only one class. All before
-            anything is encoded.
+            Lengths differ, a row is no text or has no label, a weight is none, or there is only one class. All
+            before anything is encoded.
         UsageError
             A parameter is not allowed. Before anything is encoded.
         """
-        inputs, labels = as_inputs(X), as_labels(y)
-        if len(inputs) != len(labels):
-            raise DataError(f"X has {len(inputs):,} rows, y has {len(labels):,}; they must be equally many")
-        codec = LabelCodec.fit(labels)
-        codec = replace(codec, classes=tuple(sorted(codec.classes)))  # as numpy.unique has them
-        codes = codec.encode(labels)
-        require_classes(class_counts(codec.decode(codes)), "y")
-        spec = self._spec(codec)
+        inputs, targets = as_inputs(X), as_targets(y)
+        if len(inputs) != len(targets.values):
+            raise DataError(
+                f"X has {len(inputs):,} rows, y has {len(targets.values):,}; they must be equally many"
+            )
+        weights = as_weights(sample_weight, len(inputs))
+        codec = targets.codec()
+        codes = targets.encode(codec)
+        weighing = slice(None) if weights is None else np.flatnonzero(weights)
+        _check_learnable(codec, codes[weighing])
+        spec = self._spec(codec, weighted=weights is not None)
+        decision = self._decision(codec, several=targets.several)
         encoder = self._new_encoder()
         features = _array(encoder.fit_transform(inputs))
-        notes = encoder._open().remarks(encoder.extraction_)
+        notes, thresholds = encoder._open().remarks(encoder.extraction_), None
         if spec is None:
-            self.head_ = clone(self.head).fit(features, codes)
+            self.head_ = fit_own_head(self.head, features, codes, weights)
         else:
-            fitted = fit_head(spec, features, codes, len(codec), names=codec.names)
-            for note in fitted.notes:
-                warnings.warn(note, ConvergenceWarning, stacklevel=2)
-            self.head_, notes = fitted.head, [*notes, *fitted.notes]
-        about = {"head_settings": self._head_settings(spec), "seed": int(self.random_state)}
-        return self._adopt(encoder, codec, notes, about)
+            decided = fit_decided(
+                spec,
+                decision,
+                features[weighing],
+                codes[weighing],
+                codec.names,
+                groups=groups_of(inputs)[weighing],
+                sample_weight=None if weights is None else weights[weighing],
+            )
+            self.head_, thresholds = decided.fitted.head, decided.thresholds
+            notes += _said(decided.fitted.notes)
+        about = {"head_settings": self._head_settings(spec, targets), "seed": int(self.random_state)}
+        return self._adopt(encoder, codec, notes, about, thresholds, targets.form, targets.dtype)
 
     def _new_encoder(self) -> TextEncoder:
         if isinstance(self.encoder, str | Path):
@@ -176,22 +234,33 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return encoder
 
     def _adopt(
-        self, encoder: TextEncoder, codec: LabelCodec, notes: list[str], about: Mapping[str, Any]
+        self,
+        encoder: TextEncoder,
+        codec: LabelCodec,
+        notes: list[str],
+        about: Mapping[str, Any],
+        thresholds: Thresholds | None = None,
+        form: Form = "one",
+        dtype: str = "",
     ) -> EmbeddingClassifier:
-        """Be fitted with this encoder and `head_`."""
+        """Be fitted with this encoder and `head_`, and answer in y's form."""
         self.encoder_ = encoder
         self.notes_ = notes
-        self.classes_, self._order = np.unique(codec.decode(np.arange(len(codec))), return_index=True)
-        self._codec = codec
+        self.classes_ = codec.decode(np.arange(len(codec)))
+        self._order = np.arange(len(codec))
+        if form == "one":
+            self.classes_, self._order = np.unique(self.classes_, return_index=True)
+        self._codec, self._thresholds, self._form, self._dtype = codec, thresholds, form, dtype
         self._about = dict(about)
         return self
 
-    def _spec(self, codec: LabelCodec) -> HeadSpec | None:
+    def _spec(self, codec: LabelCodec, *, weighted: bool) -> HeadSpec | None:
         """Return the head to fit; None for one of the user's own."""
         if isinstance(self.random_state, bool) or not isinstance(self.random_state, int | np.integer):
             raise UsageError(f"random_state is {self.random_state!r}; it must be an integer: the artifact says it")
         if not isinstance(self.head, str):
-            self._check_own_head()
+            check_own_head(self.head, weighted=weighted)
+            self._check_nothing_is_ignored()
             return None
         params = {name: _plain(value) for name, value in dict(self.head_params or {}).items()}
         weights = self.class_weight
@@ -202,52 +271,111 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise UsageError(
                     f"class_weight names unknown labels: {', '.join(unknown)}; known: {', '.join(codec.names)}"
                 )
-        return HeadSpec(self.head, self.scale, weights, params, int(self.random_state))
+        spec = HeadSpec(self.head, self.scale, weights, params, int(self.random_state))
+        if weighted and not takes_weights(self.head):
+            raise UsageError(f"sample_weight was given, but {self.head} takes none; take a head that does")
+        return spec
 
-    def _check_own_head(self) -> None:
-        estimator = hasattr(self.head, "__sklearn_tags__") and not isinstance(self.head, type)
-        if not (estimator and is_classifier(self.head)):
-            raise UsageError(f"head is {self.head!r}; give a name or an unfitted scikit-learn classifier")
-        given = {"scale": self.scale != "auto", "class_weight": self.class_weight, "head_params": self.head_params}
-        ignored = [name for name, value in given.items() if value]
+    def _check_nothing_is_ignored(self) -> None:
+        """Refuse what is for heads by name."""
+        given = {name: getattr(self, name) for name in _OF_NAMED_HEADS}
+        ignored = [name for name, value in given.items() if value and value != _OF_NAMED_HEADS[name]]
         if ignored:
             raise UsageError(
                 f"{', '.join(ignored)} is for a head by name; give it to the {type(self.head).__name__} itself"
             )
 
-    def _head_settings(self, spec: HeadSpec | None) -> dict[str, Any]:
+    def _decision(self, codec: LabelCodec, *, several: bool) -> Decision:
+        """Return what is learnt out of fold, checked."""
+        if not isinstance(self.calibrate, bool | np.bool_):
+            raise UsageError(f"calibrate is {self.calibrate!r}; it must be True or False")
+        positive = None
+        if self.positive_label is not None:
+            if several or len(codec) != 2 or self.positive_label not in codec.classes:
+                raise UsageError(
+                    f"positive_label is {self.positive_label!r}; it must be one of two classes: "
+                    f"{', '.join(codec.names)}"
+                )
+            positive = codec.classes.index(self.positive_label)
+        decision = Decision(bool(self.calibrate), self.thresholds, positive, seed=int(self.random_state))
+        decision.check(len(codec), multi_label=several)
+        return decision
+
+    def _head_settings(self, spec: HeadSpec | None, targets: Targets) -> dict[str, Any]:
+        form = {"indicator": targets.dtype} if targets.form == "indicator" else {}
         if spec is None:
-            return {"clf": f"{type(self.head).__module__}.{type(self.head).__name__}"}
-        return head_settings(spec)
+            return {"clf": f"{type(self.head).__module__}.{type(self.head).__name__}", **form}
+        learnt = {"calibrate": bool(self.calibrate), "thresholds": self.thresholds}
+        return {**head_settings(spec), **learnt, **form}
 
     def _features(self, X: Any) -> NDArray[np.float32]:  # noqa: N803, ANN401
         check_is_fitted(self, "head_")
         return _array(self.encoder_.transform(X))
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803, ANN401
-        """Return the most probable label of each text, shape (n,), in y's dtype."""
-        features = self._features(X)
-        codes = self.head_.predict(features) if len(features) else np.empty(0, np.int64)
-        return self._codec.decode(codes)
+    def _head(self) -> Head | OwnHead:
+        """Return the fitted head, answering in codes."""
+        return OwnHead(self.head_, self._form != "one") if isinstance(self.head_, BaseEstimator) else self.head_
 
-    @available_if(_head_has("predict_proba"))  # type: ignore[untyped-decorator]
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803, ANN401
-        """Return the probability of each class, shape (n, C), in the order of `classes_`."""
+    def _codes(self, features: NDArray[np.float32]) -> NDArray[Any]:
+        """Return codes (n,), or bool (n, L)."""
+        if not len(features):
+            return np.empty(0, np.int64) if self._form == "one" else np.empty((0, len(self.classes_)), bool)
+        head = self._head()
+        if self._thresholds is None:
+            return head.predict(features)
+        by = head.predict_proba if self._thresholds.on == "probability" else head.decision_function
+        return self._thresholds.decide(by(features), multi_label=self._form != "one")
+
+    def predict(self, X: Any) -> Any:  # noqa: N803, ANN401 - in y's form
+        """Return the labels of each text, in the form and dtype of y.
+
+        Returns
+        -------
+        ndarray, shape (n,), or list of lists, or ndarray, shape (n, L)
+            The most probable label, or the one that the threshold decides for; or a list of labels a text; or 0
+            and 1 for each column of y.
+        """
+        codes = self._codes(self._features(X))
+        if self._form == "one":
+            return self._codec.decode(codes)
+        return self._codec.decode_sets(codes) if self._form == "sets" else codes.astype(self._dtype)
+
+    @available_if(_answers("predict_proba"))  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:  # noqa: N803, ANN401
+        """Return the probability of each class or label, shape (n, C), in the order of `classes_`."""
         features = self._features(X)
         if not len(features):
             return np.empty((0, len(self.classes_)))
-        return np.asarray(self.head_.predict_proba(features))[:, self._order]
+        return self._head().predict_proba(features)[:, self._order]
 
-    @available_if(_head_has("decision_function"))  # type: ignore[untyped-decorator]
-    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803, ANN401
+    @available_if(_answers("decision_function"))  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:  # noqa: N803, ANN401
         """Return scores: (n,) for two classes, above 0 means the second; else (n, C)."""
         features = self._features(X)
         if not len(features):
-            return np.empty((0,) if len(self.classes_) == 2 else (0, len(self.classes_)))
-        scores = np.asarray(self.head_.decision_function(features))
+            two = self._form == "one" and len(self.classes_) == 2
+            return np.empty((0,) if two else (0, len(self.classes_)))
+        scores = self._head().decision_function(features)
         if scores.ndim == 1:
             return scores if self._order[0] == 0 else -scores
         return scores[:, self._order] if scores.shape[1] == len(self._order) else scores
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803, ANN401
+        """Return the share of rows whose label, or all of whose labels, are predicted right.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`; y in any form that says the same. A label that was not learnt counts as wrong.
+        """
+        check_is_fitted(self, "head_")
+        if self._form == "one":
+            return float(super().score(X, y, sample_weight))
+        targets, codes = as_targets(y), self._codes(self._features(X))
+        if len(codes) != len(targets.values):
+            raise DataError(f"X has {len(codes):,} rows, y has {len(targets.values):,}; they must be equally many")
+        right = targets.equal(self._codec, codes)
+        return float(np.average(right, weights=as_weights(sample_weight, len(codes))))
 
     def explain(self, text: Any) -> Explanation:  # noqa: ANN401 - checked
         """Take the scores of one text, or of one pair, apart into what each word adds to them.
@@ -289,10 +417,13 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "head_")
         own = not isinstance(self.head, str) and isinstance(self.head_, BaseEstimator)
-        head: Head = head_from_estimator(self.head_) if own else self.head_
+        several = self._form != "one"
+        head: Head = head_from_estimator(self.head_, multi_label=several) if own else self.head_
         extractor = self.encoder_._open_as_fitted()
         with staged(Path(folder), overwrite=overwrite) as stage:
-            FrozenClassifier(extractor, head, self._codec, self.encoder_._kind, self._about).save(stage)
+            FrozenClassifier(
+                extractor, head, self._codec, self.encoder_._kind, self._about, self._thresholds
+            ).save(stage)
 
     @classmethod
     def load(
@@ -331,16 +462,48 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             class_weight=head.get("class_weight"),
             head_params=head.get("params") or None,
             random_state=frozen.about.get("seed", 42),
+            calibrate=head.get("calibrate", False),
+            thresholds=head.get("thresholds"),
+            positive_label=_positive_of(frozen),
         )
         loaded.head_ = frozen.head
         fitted: TextEncoder = clone(encoder)
-        return loaded._adopt(fitted._adopt(frozen.extractor, frozen.kind), frozen.codec, [], frozen.about)
+        fitted._adopt(frozen.extractor, frozen.kind)
+        dtype = head.get("indicator")
+        known = isinstance(dtype, str) and _INDICATOR.fullmatch(dtype)
+        form: Form = "one" if not frozen.multi_label else "indicator" if known else "sets"
+        return loaded._adopt(fitted, frozen.codec, [], frozen.about, frozen.thresholds, form, str(dtype))
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.two_d_array = False
+        own = None if isinstance(self.head, str) else getattr(get_tags(self.head), "classifier_tags", None)
+        tags.classifier_tags.multi_label = isinstance(self.head, str) or bool(own and own.multi_label)
         return tags
+
+
+def _positive_of(frozen: FrozenClassifier) -> Any:  # noqa: ANN401 - a label
+    """Return the label that a threshold of two classes is for, None where there is none."""
+    if frozen.thresholds is None or frozen.multi_label:
+        return None
+    return frozen.codec.classes[frozen.thresholds.positive]
+
+
+def _check_learnable(codec: LabelCodec, codes: NDArray[Any]) -> None:
+    """Raise `DataError` unless rows differ in their labels."""
+    if codes.ndim == 1:
+        require_classes(class_counts(codec.decode(codes)), "y")
+    else:
+        check_targets(codes, len(codes), codec.names)
+
+
+def _said(notes: list[str]) -> list[str]:
+    """Warn of what scikit-learn warns of, in its category; return all notes."""
+    for note in notes:
+        if "converge" in note:
+            warnings.warn(note, ConvergenceWarning, stacklevel=3)
+    return notes
 
 
 def _of(prefix: str, params: dict[str, Any]) -> dict[str, Any]:

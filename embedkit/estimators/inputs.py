@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.exceptions import DataConversionWarning
 
 from embedkit.data.columns import PAIR_NAMES
+from embedkit.data.labels import LabelCodec
+from embedkit.data.text import names_of
 from embedkit.errors import DataError
 from embedkit.runtime.tokens import Text
 
 _ALLOWED = "a list, array or Series of texts, a list of 2-tuples of texts, or two columns of texts"
 _ONE_LABEL = "a list, array or Series with one label a row"
+_SEVERAL = "a list of labels a row, or an array with a column of 0 and 1 for each label"
+_COLLECTIONS = (list, tuple, Set, np.ndarray)
 _LABELS = "strings, integers, booleans or whole numbers"
 # The first words are scikit-learn's, which its checks look for.
 _COLUMN = (
@@ -60,44 +66,202 @@ def kind_of(inputs: Sequence[Text]) -> Literal["text", "pair"]:
     return "pair" if len(inputs) and isinstance(inputs[0], tuple) else "text"
 
 
-def as_labels(y: Any) -> Any:  # noqa: ANN401 - any container
-    """Return y where it holds one label a row, flat; its dtype is kept.
+Form: TypeAlias = Literal["one", "sets", "indicator"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """y, as it was understood.
+
+    Attributes
+    ----------
+    form : {"one", "sets", "indicator"}
+        A label a row; any number of labels a row, listed; or a column for each label, of 0 and 1.
+    values : container
+        n labels, in y's own container; n lists of labels; or bool, shape (n, L).
+    columns : tuple
+        What the columns of an indicator stand for.
+    dtype : str
+        Of an indicator, and so of the answers.
+    """
+
+    form: Form
+    values: Any
+    columns: tuple[Any, ...] = ()
+    dtype: str = ""
+
+    @property
+    def several(self) -> bool:
+        """Whether a row has any number of labels."""
+        return self.form != "one"
+
+    def codec(self) -> LabelCodec:
+        """Return the labels: those of an indicator in their order, others in that of `numpy.unique`."""
+        if self.form == "indicator":
+            return LabelCodec(self.columns, "int64" if isinstance(self.columns[0], int) else "str")
+        codec = LabelCodec.fit(self.values)
+        return replace(codec, classes=tuple(sorted(codec.classes)))
+
+    def encode(self, codec: LabelCodec) -> NDArray[Any]:
+        """Return int64 codes (n,), or bool (n, L)."""
+        if self.form == "one":
+            return codec.encode(self.values)
+        return codec.encode_sets(self.values) if self.form == "sets" else np.asarray(self.values)
+
+    def equal(self, codec: LabelCodec, codes: NDArray[Any]) -> NDArray[np.bool_]:
+        """Say of each row whether it has exactly the labels of a bool matrix (n, L); an unknown one has not.
+
+        Raises
+        ------
+        DataError
+            These are other columns than those of `codec`, or one label a row.
+        """
+        if self.form == "one":
+            raise DataError(f"y holds one label a row, but several were learnt; give {_SEVERAL}")
+        if self.form == "indicator":
+            numbered = self.columns == tuple(range(len(self.columns))) and len(self.columns) == len(codec)
+            if self.columns != codec.classes and not numbered:
+                raise DataError(
+                    f"y has the columns {names_of(self.columns)}, but learnt were {names_of(codec.classes)}, "
+                    "in this order"
+                )
+            return np.asarray((self.values == codes).all(axis=1))
+        known = codec.encode_sets(self.values, unknown="mark")
+        strange = [not set(labels) <= set(codec.classes) for labels in self.values]
+        return np.asarray((known == codes).all(axis=1) & ~np.array(strange, dtype=bool))
+
+
+def as_targets(y: Any) -> Targets:  # noqa: ANN401 - any container
+    """Return y, checked.
 
     Parameters
     ----------
-    y : list, tuple, ndarray, pandas Series, or DataFrame of one column
-        n labels.
+    y : list, tuple, ndarray, pandas Series or DataFrame
+        n labels (also as one column, with scikit-learn's warning), n collections of labels, or 0 and 1 in two or
+        more columns, one a label; those of a DataFrame are the labels. A list of lists of 0 and 1 counts as such
+        columns where a row repeats a number, which labels of a row never do.
 
     Raises
     ------
     DataError
-        y is something else, a label is missing, or rows have several labels; names the row, counted from 1.
+        y is something else, or a label is missing; names the row, counted from 1.
     """
     if y is None:  # in scikit-learn's words, which its checks look for
         raise DataError(f"a classifier requires y to be passed, but the target y is None; give {_ONE_LABEL}")
     values = _rows(y)
     if values is None:
-        raise DataError(f"y is a {type(y).__name__}; give {_ONE_LABEL}")
+        raise DataError(f"y is a {type(y).__name__}; give {_ONE_LABEL}, or {_SEVERAL}")
+    if hasattr(values, "toarray"):
+        raise DataError("y is sparse; give y.toarray()")
     shape: tuple[int, ...] = values.shape if hasattr(values, "shape") else (len(values),)
+    if len(shape) == 2 and shape[1] > 1:
+        return _indicator(values)
     column = len(shape) == 2 and shape[1] == 1
-    if column:
-        values = np.asarray(values).ravel()
-    elif len(shape) != 1:
-        raise DataError(
-            f"y has the shape {tuple(shape)}; several labels a row are not learnt here: give {_ONE_LABEL}"
-        )
+    if not column and len(shape) != 1:
+        raise DataError(f"y has the shape {tuple(shape)}; give {_ONE_LABEL}, or {_SEVERAL}")
+    values = np.asarray(values).ravel() if column else values
+    if any(isinstance(label, _COLLECTIONS) for label in values):
+        return _sets(values)
     for row, label in enumerate(values, start=1):
-        if isinstance(label, list | tuple | Set | Mapping | np.ndarray):
-            raise DataError(f"row {row} of y is a {type(label).__name__}; give {_ONE_LABEL}")
-        if _missing(label):
-            raise DataError(f"row {row} of y has no label ({label}); leave such rows out or label them")
-        if isinstance(label, float | np.floating) and not float(label).is_integer():
-            raise DataError(
-                f"row {row} of y is {label}, so y is continuous; a classifier learns labels: {_LABELS}"
-            )
+        _check_label(label, row)
     if column:
         warnings.warn(_COLUMN.format(shape), DataConversionWarning, stacklevel=3)
-    return values
+    return Targets("one", values)
+
+
+def _check_label(label: object, row: int) -> None:
+    """Refuse what no classifier could learn, in words that say what it is."""
+    if _missing(label):
+        raise DataError(f"row {row} of y has no label ({label}); leave such rows out or label them")
+    if isinstance(label, float | np.floating) and not float(label).is_integer():
+        raise DataError(f"row {row} of y is {label}, so y is continuous; a classifier learns labels: {_LABELS}")
+    if isinstance(label, (*_COLLECTIONS, Mapping)):
+        raise DataError(f"row {row} of y holds a {type(label).__name__}; give {_ONE_LABEL}, or {_SEVERAL}")
+
+
+def _indicator(values: Any) -> Targets:  # noqa: ANN401 - an array or frame of two dimensions
+    """Read columns of 0 and 1."""
+    array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
+    right = np.isin(array, (0, 1)) if array.dtype.kind in "biuf" else np.vectorize(_is_zero_or_one)(array)
+    if not right.all():
+        row, column = np.argwhere(~right)[0].tolist()
+        raise DataError(
+            f"y has the shape {array.shape}, so a column stands for a label and holds 0 or 1, but row {row + 1}, "
+            f"column {column + 1} does not; give {_ONE_LABEL}, or {_SEVERAL}"
+        )
+    dtype = "bool" if array.dtype.kind == "O" else str(array.dtype)
+    return Targets("indicator", array.astype(bool), _columns(values, array.shape[1]), dtype)
+
+
+def _columns(values: Any, width: int) -> tuple[Any, ...]:  # noqa: ANN401 - an array or frame
+    """Return what columns stand for: names, or numbers from 0."""
+    names = list(getattr(values, "columns", range(width)))
+    names = [name.item() if isinstance(name, np.generic) else name for name in names]
+    kinds = {type(name) for name in names}
+    if len(kinds) > 1 or not kinds <= {str, int} or len(set(names)) < len(names):
+        raise DataError(
+            f"y has the columns {names_of(names)}; as labels they must differ, and all be strings or all integers"
+        )
+    return tuple(names)
+
+
+def _sets(values: Any) -> Targets:  # noqa: ANN401 - rows, of which one is a collection
+    """Read a collection of labels a row, or columns that are written as such."""
+    rows = [_listed(labels, row) for row, labels in enumerate(values, start=1)]
+    written = not any(isinstance(labels, Set) for labels in values) and len(set(map(len, rows))) == 1
+    if written and len(rows[0]) > 1 and all(_is_zero_or_one(label) for labels in rows for label in labels):
+        if any(len(set(labels)) < len(labels) for labels in rows):
+            return _indicator(np.array(rows))
+        raise DataError(
+            "each row of y is 0 and 1, which may be labels or columns; give columns as a NumPy array, or labels "
+            "as strings"
+        )
+    for row, labels in enumerate(rows, start=1):
+        for label in labels:
+            _check_label(label, row)
+    return Targets("sets", rows)
+
+
+def _listed(labels: object, row: int) -> list[Any]:
+    if not isinstance(labels, _COLLECTIONS):
+        raise DataError(
+            f"row {row} of y is of type {type(labels).__name__}, but others are collections of labels; give "
+            f"{_ONE_LABEL}, or {_SEVERAL}"
+        )
+    return labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+
+
+def _is_zero_or_one(value: object) -> bool:
+    return isinstance(value, int | float | np.bool_ | np.number) and bool(value in (0, 1))
+
+
+def as_weights(sample_weight: Any, rows: int) -> NDArray[np.float64] | None:  # noqa: ANN401 - any container
+    """Return the weights of rows, shape (n,), float64; None for None.
+
+    Raises
+    ------
+    DataError
+        There are more or fewer than `rows`, or one is below 0, infinite or missing (named by its row, counted
+        from 1), or all are 0.
+    """
+    if sample_weight is None:
+        return None
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"sample_weight is of type {type(sample_weight).__name__}; give {rows:,} numbers"
+        ) from None
+    if weights.shape != (rows,):
+        raise DataError(f"X has {rows:,} rows, but sample_weight the shape {weights.shape}; give a number a row")
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        raise DataError(
+            f"row {wrong[0] + 1} of sample_weight is {weights[wrong[0]]:g}; weights are finite and not below 0"
+        )
+    if rows and not weights.any():
+        raise DataError("every sample_weight is zero, so there is nothing to learn from")
+    return weights
 
 
 def _rows(values: Any) -> Any:  # noqa: ANN401 - any container
