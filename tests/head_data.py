@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import sklearn.preprocessing  # noqa: F401 - brings the thread pools that the fixture below limits
+from sklearn.base import BaseEstimator, clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from embedkit.heads import FittedHead, HeadSpec, fit_head
+from embedkit.heads import FittedHead, Head, HeadSpec, LinearHead, fit_head
 from embedkit.heads.table import HEADS
 
 SVC, FOREST = "sklearn:svm.SVC", "sklearn:ensemble.RandomForestClassifier"
@@ -70,6 +73,29 @@ def fitted(name: str, kind: str, unit_norm: bool = False) -> FittedHead:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Trees on so few rows wait for their threads longer than they compute; import this where heads are fitted."""
+    """Trees on so few rows wait for their threads longer than they compute; import this where heads are fitted.
+
+    The pools that it limits came with scikit-learn, above.
+    """
     with threadpool_limits(1):
         yield
+
+
+def theirs(model: BaseEstimator, features: Any, targets: Any, *, scaled: bool, **fit: Any) -> BaseEstimator:
+    """Return scikit-learn's own, fitted, behind a standardiser where embedkit has one."""
+    if scaled:
+        model = make_pipeline(StandardScaler(), clone(model))
+        fit = {f"{model.steps[1][0]}__{name}": value for name, value in fit.items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)  # of convergence, of labels without rows
+        return (model if scaled else clone(model)).fit(features, targets, **fit)
+
+
+def assert_predicts_as(head: Head, model: BaseEstimator, features: npt.NDArray[Any], tolerance: float) -> None:
+    """Compare all that both answer, with positions for classes."""
+    assert (head.predict(features) == np.searchsorted(model.classes_, model.predict(features))).all()
+    if head.has_probabilities:
+        assert head.predict_proba(features) == pytest.approx(model.predict_proba(features), abs=tolerance)
+    if isinstance(head, LinearHead) and hasattr(model, "decision_function"):
+        expected = model.decision_function(features)
+        assert head.decision_function(features) == pytest.approx(expected, abs=tolerance, rel=tolerance)

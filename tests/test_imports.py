@@ -8,16 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embedkit.cli import main
+from embedkit.heads import CalibratedHead
+from tests.head_data import PLAIN, fitted
 from tests.tiny_models import make_sentence_transformer
 
 HEAVY = frozenset(
     {
         "accelerate", "datasets", "huggingface_hub", "joblib", "matplotlib", "numpy", "onnxruntime", "pandas",
-        "platformdirs", "pyarrow", "safetensors", "scipy", "sentence_transformers", "sklearn", "tokenizers",
-        "torch", "tqdm", "transformers", "xxhash",
+        "platformdirs", "pyarrow", "safetensors", "scipy", "sentence_transformers", "skops", "sklearn",
+        "threadpoolctl", "tokenizers", "torch", "tqdm", "transformers", "xxhash",
     }
 )  # fmt: skip
 RUNTIME = frozenset({"numpy", "tokenizers", "onnxruntime"})
@@ -70,11 +73,37 @@ def test_help_loads_nothing(name: str) -> None:
         ),
         ("import embedkit.artifact, embedkit.metrics", frozenset({"numpy"})),
         ("import embedkit.hub", frozenset({"numpy"})),
+        ("import embedkit.heads; embedkit.heads.HeadSpec('mlp', params={'alpha': 1.0})", frozenset({"numpy"})),
         ("import embedkit.encoders, embedkit.estimators.frozen", CACHED - {"huggingface_hub", "onnxruntime"}),
     ],
 )
 def test_importing(code: str, allowed: frozenset[str]) -> None:
     assert loaded(code) <= allowed
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_heads_of_arrays_answer_with_numpy_alone(tmp_path: Path, several: bool, calibrated: bool) -> None:
+    """Every head but the trees: fitted here, loaded and asked in a process of its own."""
+    saved = {}
+    for name in PLAIN:
+        head = fitted(name, "several" if several else "three").head
+        if calibrated:
+            head = CalibratedHead(head, np.ones(3 if several else 1), np.zeros(3))
+        described, arrays = head.state()
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        saved[name] = described
+    (tmp_path / "heads.json").write_text(json.dumps(saved))
+    code = f"""
+  import json, pathlib, numpy as np
+  from embedkit.heads import head_from_state
+  folder = pathlib.Path({str(tmp_path)!r})
+  for name, described in json.loads((folder / "heads.json").read_text()).items():
+      head = head_from_state(described, dict(np.load(folder / f"{{name}}.npz")))
+      rows = np.ones((3, 5), np.float32)
+      head.predict(rows), head.decision_function(rows), head.has_probabilities and head.predict_proba(rows)
+"""
+    assert loaded(code.strip()) == {"numpy"}
 
 
 @pytest.fixture(scope="module")
