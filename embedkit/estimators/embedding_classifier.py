@@ -97,8 +97,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     Where a row has several labels: scikit-learn's splitters and scorers know indicators, not lists of labels; for
-    lists give them ``cv=KFold(...)``, and let `score` judge. Of exactly two labels its scorers by probability
-    take the columns for two classes, here as for its own classifiers.
+    lists give them ``cv=KFold(...)``, and let `score` judge. Its log loss is for one label a row.
 
     Examples
     --------
