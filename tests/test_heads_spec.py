@@ -44,6 +44,7 @@ THEIRS: dict[str, Any] = {
 OTHER_DEFAULTS = {  # chosen for vectors of texts; the rest are scikit-learn's
     ("logreg", "max_iter"),
     ("linear-svm", "max_iter"),
+    ("linear-svm", "tol"),
     ("lda", "shrinkage"),
     ("mlp", "hidden_layer_sizes"),
     ("mlp", "early_stopping"),

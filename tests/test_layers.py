@@ -21,7 +21,7 @@ ROOMS: dict[str, tuple[int, frozenset[str]]] = {
     "encoders": (2, frozenset({"numpy", "tqdm"})),
     "encoders/torch_encoder": (2, frozenset({"numpy", "torch", "transformers", "safetensors"})),
     "feature_files": (2, frozenset({"numpy", "pyarrow"})),
-    "heads": (2, frozenset({"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"})),
+    "heads": (2, frozenset({"numpy", "scipy", "sklearn", "skops", "joblib", "threadpoolctl"})),
     "estimators": (4, frozenset({"numpy", "sklearn"})),
     "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib"})),
     "cli": (6, frozenset({"numpy", "tqdm"})),

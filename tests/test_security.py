@@ -519,7 +519,6 @@ def test_pickled_weights_are_refused_without_opening_them(
     assert "pickled weights are not loaded" in said
 
 
-@pytest.mark.xfail(strict=True, reason="embedkit/encoders/folder.py takes any name from the index")
 def test_an_index_cannot_name_a_file_that_torch_would_open(
     own_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,7 +535,6 @@ def test_an_index_cannot_name_a_file_that_torch_would_open(
     assert asked == []
 
 
-@pytest.mark.xfail(strict=True, reason="embedkit/encoders/folder.py does not look at transformers_weights")
 def test_a_configuration_cannot_name_other_weights(tmp_path: Path) -> None:
     """transformers would load them, while the feature space is named for model.safetensors."""
     folder, other = make_encoder(tmp_path / "m", "bert"), make_encoder(tmp_path / "other", "bert", seed=5)
@@ -546,7 +544,6 @@ def test_a_configuration_cannot_name_other_weights(tmp_path: Path) -> None:
         FeatureExtractor(EncoderSettings(str(folder))).transform(["a film"])
 
 
-@pytest.mark.xfail(strict=True, reason="embedkit/encoders/folder.py does not look at adapters")
 def test_an_adapter_in_the_folder_is_refused(own_model: Model) -> None:
     """Where the package peft is installed, transformers would load it on top, and no digest would tell."""
     (own_model / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b", "peft_type": "LORA"}')
@@ -611,7 +608,6 @@ def test_code_of_an_unknown_family_never_runs(doors: Doors, trapped: Model, cage
         assert told(door)[0] in ((65,) if name != "inspect" else (0, 65)), name
 
 
-@pytest.mark.xfail(strict=True, reason="embedkit/encoders/folder.py does not look at attn_implementation")
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 @pytest.mark.parametrize("kernel", ["evil/kernel", "kernels-community/flash-attn2"])
 def test_a_configuration_cannot_ask_for_a_kernel_of_the_hub(own_model: Model, key: str, kernel: str) -> None:

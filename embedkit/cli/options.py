@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from embedkit.cli.output import escaped
+from embedkit.cli.output import inert
 from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
-        self.exit(2, f"{self.prog}: error: {escaped(message)}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: error: {inert(message)}; see {self.prog} --help\n")
 
 
 def command(subparsers: Subparsers, name: str, run: Command, what: str) -> Parser:

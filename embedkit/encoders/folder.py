@@ -47,6 +47,10 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "last",
 }
 _SENTENCE_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+# What transformers would follow to weights or code that no digest of ours covers.
+_LEADING_AWAY = ("transformers_weights", "attn_implementation", "_attn_implementation", "experts_implementation",
+                 "_experts_implementation")  # fmt: skip
+_OWN_ATTENTION = (None, "eager", "sdpa")
 _LFS = b"version https://git-lfs"
 _HEADER_LIMIT = 100 << 20  # bytes, as the safetensors library allows
 
@@ -187,6 +191,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} is an encoder-decoder ({kind}); supported are encoders (BERT and its kin) and decoders"
         )
+    away = [key for key in _LEADING_AWAY if config.get(key) not in _OWN_ATTENTION]
+    if away:
+        raise ModelError(f"{path / 'config.json'}: {away[0]} leads to weights or code elsewhere; remove it")
     return config
 
 
@@ -200,6 +207,8 @@ def _check_parts(path: Path) -> None:
         missing.append(f"weights ({WEIGHTS}){hint}")
     if not there & {TOKENIZER, *_VOCABULARIES}:
         missing.append(f"a tokenizer ({TOKENIZER})")
+    if "adapter_config.json" in there:
+        raise ModelError(f"{path} holds an adapter (adapter_config.json), which is not applied; merge it first")
     if missing:
         holds = ", ".join(sorted(there)[:5]) or "nothing"
         raise ModelError(f"{path} is no whole model folder; missing: {', '.join(missing)} (it holds: {holds})")
@@ -214,12 +223,17 @@ def _weights(path: Path) -> tuple[Path, ...]:
     else:
         listed = _json(path / _INDEX).get("weight_map")
         names = list(listed.values()) if isinstance(listed, dict) else []
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ModelError(f"{path / _INDEX} lists no plain file names; restore the file")
+        if not names or not all(isinstance(name, str) and _is_weights(name) for name in names):
+            raise ModelError(f"{path / _INDEX} lists no plain names of .safetensors files; restore the file")
         files = sorted(path / name for name in set(names))
     for file in files:
         _check_weights(file)
     return tuple(files)
+
+
+def _is_weights(name: str) -> bool:
+    """Whether an index's entry stays in its folder and is one that transformers does not give to torch.load."""
+    return Path(name).name == name and name.endswith(".safetensors")
 
 
 def _check_weights(file: Path) -> None:

@@ -88,13 +88,17 @@ class KnnHead(ScoredHead):
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:  # noqa: N803
         """Return the shares of the votes (N, C)."""
+        return self.votes(*self.neighbours(X))
+
+    def neighbours(self, X: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Floats]:  # noqa: N803
+        """Return the k nearest points of each row, the nearest first, and their squared distances: (N, k) each."""
         checked = check_features(X, n_features=self.n_features)
-        shares = np.empty((len(checked), self.classes))
+        near, squared = np.empty((len(checked), self.k), np.int64), np.empty((len(checked), self.k))
         step = max(1, _DISTANCES // max(self.points.shape))
         for start in range(0, len(checked), step):
-            asked = self._standardised(checked[start : start + step])
-            shares[start : start + step] = self._votes(*_nearest(asked, *self._compared, self.k))
-        return shares
+            rows = slice(start, start + step)
+            near[rows], squared[rows] = _nearest(self._standardised(checked[rows]), *self._compared, self.k)
+        return near, squared
 
     @cached_property
     def _compared(self) -> tuple[Floats, Floats]:
@@ -106,8 +110,8 @@ class KnnHead(ScoredHead):
         """Return float64 features; the same steps for points and for rows, so that equal ones stay equal."""
         return np.asarray((features.astype(np.float64, copy=False) - self.mean) / self.scale)
 
-    def _votes(self, near: npt.NDArray[np.int64], squared: Floats) -> Floats:
-        """Return the shares of the k nearest points of each row, given their squared distances."""
+    def votes(self, near: npt.NDArray[np.int64], squared: Floats) -> Floats:
+        """Return the shares (N, C) of the votes of points, given as `neighbours` gives them."""
         chosen = self.targets[near]  # (rows, k, C)
         if self.weights == "uniform":
             return np.asarray(chosen.mean(axis=1))
@@ -124,7 +128,10 @@ class KnnHead(ScoredHead):
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:  # noqa: N803
         """Return the codes with most votes (N,), or the labels of more than half of them (N, C)."""
-        shares = self.predict_proba(X)
+        return self.winners(self.predict_proba(X))
+
+    def winners(self, shares: Floats) -> npt.NDArray[Any]:
+        """Return what `predict` answers to shares of votes."""
         if self.multi_label:
             return np.asarray(shares > 0.5)
         return np.asarray(shares.argmax(axis=1), dtype=np.int64)
@@ -152,7 +159,7 @@ class KnnHead(ScoredHead):
 
 
 def _nearest(asked: Floats, points: Floats, lengths: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return the k nearest points of each row, and their squared distances; of equal ones the first points.
+    """Return the k nearest points of each row in their order, of equal ones the first, and the squared distances.
 
     |a|^2 - 2 a p + |p|^2 is fast and finds the candidates. Its rounding would part equal distances by chance and
     make something of none, so the distances that count are taken from the differences.
@@ -166,7 +173,10 @@ def _nearest(asked: Floats, points: Floats, lengths: Floats, k: int) -> tuple[np
         candidates = np.flatnonzero(rough[row] <= furthest[row])
         order = np.argsort(_squared(asked[row], points[candidates]), kind="stable")
         near[row] = candidates[order[:k]]
-    return near, np.column_stack([_squared(asked, points[near[:, place]]) for place in range(k)])
+    near.sort(axis=1)
+    squared = np.column_stack([_squared(asked, points[near[:, place]]) for place in range(k)])
+    order = np.argsort(squared, axis=1, kind="stable")
+    return np.take_along_axis(near, order, axis=1), np.take_along_axis(squared, order, axis=1)
 
 
 def _squared(rows: Floats, others: Floats) -> Floats:

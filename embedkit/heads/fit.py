@@ -15,6 +15,7 @@ import numpy.typing as npt
 from embedkit.errors import DataError, UsageError
 from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead, certain
 from embedkit.heads.base import Codes, Floats, Head, check_features
+from embedkit.heads.hinge import squared_hinge
 from embedkit.heads.linear import ConstantHead, LinearHead
 from embedkit.heads.skops_head import SkopsHead
 from embedkit.heads.spec import HeadSpec, check_class_names, row_weights, sklearn_model, takes_weights
@@ -389,19 +390,24 @@ def _fit_ridge(problem: _Problem) -> _Fit:
 
 
 def _fit_linear_svm(problem: _Problem) -> _Fit:
-    """Fit liblinear's linear support vectors (squared hinge loss, L2)."""
-    from sklearn.svm import LinearSVC
-
-    names = ("C", "fit_intercept", "max_iter", "tol")
-    model = LinearSVC(**_given(problem, names), dual="auto", random_state=problem.spec.seed)
-    said = _fit_model(problem, model)
-    much = f"linear-svm did not converge in max_iter={model.max_iter}; lower C or raise max_iter"
-    coef, intercept = fold(model, problem.scaler)
-    return _Fit(
-        spread(coef, intercept, model.classes_, problem.classes, "none"),
-        [much] if said else [],
-        int(model.n_iter_),
+    """Fit linear support vectors with the squared hinge loss, one class against the rest."""
+    spec, names = problem.spec, ("C", "tol", "max_iter", "fit_intercept")
+    present = np.unique(problem.targets)
+    against = present[1:] if len(present) == 2 else present
+    fits = [
+        squared_hinge(problem.features, problem.targets == code, problem.weights, **_given(problem, names))
+        for code in against
+    ]
+    coef, intercept = np.stack([fit.coef for fit in fits]), np.array([fit.intercept for fit in fits])
+    coef, intercept = unscaled(coef, intercept, problem.scaler)
+    slow = any(not fit.converged for fit in fits)
+    notes = (
+        [f"linear-svm did not converge in max_iter={spec.param('max_iter')}; lower C or raise max_iter"]
+        if slow
+        else []
     )
+    iterations = max(fit.iterations for fit in fits)
+    return _Fit(spread(coef, intercept, present, problem.classes, "none"), notes, iterations)
 
 
 def _fit_lda(problem: _Problem) -> _Fit:
@@ -436,6 +442,11 @@ def fold(model: Any, scaler: StandardScaler | None) -> tuple[Floats, Floats]:  #
         np.atleast_2d(model.coef_),
         np.broadcast_to(model.intercept_, len(np.atleast_2d(model.coef_))),
     )
+    return unscaled(coef, intercept, scaler)
+
+
+def unscaled(coef: Floats, intercept: Floats, scaler: StandardScaler | None) -> tuple[Floats, Floats]:
+    """Return coefficients and intercepts on the raw features."""
     if scaler is None:
         return coef, intercept.astype(coef.dtype)
     coef, intercept = coef.astype(np.float64), intercept.astype(np.float64)

@@ -100,7 +100,7 @@ HEADS: dict[str, Kind] = {
     ),
     "linear-svm": Kind(
         "linear support vectors, one class against the rest; no probabilities",
-        {"C": _finite(1.0), "fit_intercept": _INTERCEPT, "max_iter": _count(10_000), "tol": _finite(1e-4)},
+        {"C": _finite(1.0), "fit_intercept": _INTERCEPT, "max_iter": _count(10_000), "tol": _finite(1e-6)},
         {"C": (0.001, 0.01, 0.1, 1.0)},
         probabilities=False,
     ),
