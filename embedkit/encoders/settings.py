@@ -152,17 +152,17 @@ def parse_layers(layers: Layers) -> tuple[int, ...] | Literal["all"]:
 
     Examples
     --------
-    >>> parse_layers("-1, -2"), parse_layers(3), parse_layers("all")
-    ((-1, -2), (3,), 'all')
+    >>> parse_layers("-1, -2"), parse_layers("-1+-2"), parse_layers(3), parse_layers("all")
+    ((-1, -2), (-1, -2), (3,), 'all')
     """
     if layers == "all":
         return "all"
     try:
-        numbers = tuple(map(_layer, layers.split(",") if isinstance(layers, str) else _several(layers)))
+        numbers = tuple(map(_layer, re.split("[,+]", layers) if isinstance(layers, str) else _several(layers)))
         if not numbers:
             raise ValueError
     except (ValueError, TypeError):
-        raise UsageError(f"layers is {layers!r}; allowed: an integer, several such as -1,-2, or all") from None
+        raise UsageError(f"layers is {layers!r}; allowed: an integer, several such as -1,-2 or -1+-2, or all") from None
     return numbers
 
 
