@@ -373,7 +373,7 @@ def test_labels_that_training_never_saw_count_as_errors(cli: Cli, trained: Train
 
 def test_settings_of_the_encoder_reach_the_artifact(cli: Cli, model: Path, tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", rows(20))
-    flags = ["--pooling", "cls+mean", "--layers", "-1,-2", "--no-normalize", "--max-length", "8", "--store-dtype"]
+    flags = ["--pooling", "cls+mean", "--layers", "-1+-2", "--no-normalize", "--max-length", "8", "--store-dtype"]
     told = cli("fit-head", data, "-m", model, *flags, "float16", "--clf-param", "C=0.5", "-o", "out", "--json")
     assert told.json["dim"] == 4 * 32
     assert told.json["truncated"] == 20
@@ -389,6 +389,7 @@ def test_settings_of_the_encoder_reach_the_artifact(cli: Cli, model: Path, tmp_p
     assert "4 of 4 inputs have more than 8 tokens" in cli("evaluate", "out", data).err
     assert cli("extract", data, "-m", model, "--layers=-1,-2", "--json").json["dim"] == 64
     assert cli("extract", data, "-m", model, "--layers", "all", "--layer-join", "mean", "--json").json["dim"] == 32
+    assert cli("extract", data, "-m", model, "--layers", "-1+-2", "--json").json["dim"] == 64
 
 
 @pytest.mark.parametrize("name", ["features.parquet", "features.npz", "features.safetensors"])
@@ -569,8 +570,11 @@ def test_lines_of_stdin(predict: Cli, content: bytes, texts: list[str], how: lis
             template = template.replace(short, long)
         return template
 
-    found = predict(*how, stdin=filled(content.decode()).encode())
-    assert found.out == "".join(predict(filled(one)).out for one in texts)
+    found = predict(*how, stdin=filled(content.decode()).encode()).lines
+    alone = [answer for one in texts for answer in predict(filled(one)).lines]
+    assert [answer["label"] for answer in found] == [answer["label"] for answer in alone]
+    for answer, expected in zip(found, alone, strict=True):  # a row's scores may differ by its neighbours
+        assert answer["scores"] == pytest.approx(expected["scores"], abs=1e-9)
 
 
 def test_many_lines_of_stdin_in_any_pieces(predict: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -654,7 +658,7 @@ def test_flags_of_the_encoder() -> None:
 
 
 def test_flags_of_the_head() -> None:
-    assert options.head_of(parsed("fit-head", "d", "-o", "o")) == HeadSpec()
+    assert options.heads_of(parsed("fit-head", "d", "-o", "o")) == [HeadSpec()]
     flags = [
         "--clf-param",
         "C=2",
@@ -665,8 +669,8 @@ def test_flags_of_the_head() -> None:
         "--class-weight",
         "balanced",
     ]
-    found = options.head_of(parsed("fit-head", "d", "-o", "o", "--clf", "logreg", *flags, "--seed", "5"))
-    assert found == HeadSpec("logreg", "standard", "balanced", {"C": 2, "max_iter": 7}, 5)
+    found = options.heads_of(parsed("fit-head", "d", "-o", "o", "--clf", "logreg", *flags, "--seed", "5"))
+    assert found == [HeadSpec("logreg", "standard", "balanced", {"C": 2, "max_iter": 7}, 5)]
 
 
 def test_flags_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -687,7 +691,7 @@ def test_flags_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_and_seed_reach_the_fit(
     cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from embedkit.evaluation import frozen
+    from embedkit.heads import decision
 
     asked: list[tuple[object, int]] = []
 
@@ -695,8 +699,8 @@ def test_threads_and_seed_reach_the_fit(
         asked.append((threads, spec.seed))
         return fit(spec, *arguments, threads=threads, **named)
 
-    fit = frozen.fit_head
-    monkeypatch.setattr(frozen, "fit_head", spy)
+    fit = decision.fit_head
+    monkeypatch.setattr(decision, "fit_head", spy)
     data = write_csv(tmp_path / "d.csv", rows(20))
     told = cli("fit-head", data, "-m", model, "-o", "out", "--threads", "1", "--seed", "3", "--json")
     assert asked == [(1, 3)]
@@ -799,7 +803,7 @@ USAGE: dict[str, tuple[Case, str]] = {
     "encoding": (lambda w: w.extract("--encoding", "utf-9"), "'utf-9'"),
     "clf": (lambda w: w.fit(w.csv(), "--clf", "forest"), "logreg"),
     "clf param": (lambda w: w.fit(w.csv(), "--clf-param", "C"), "name=value"),
-    "clf param name": (lambda w: w.fit(w.csv(), "--clf-param", "D=1"), "'D'"),
+    "clf param name": (lambda w: w.fit(w.csv(), "--clf-param", "D=1"), "no parameter D; logreg: C,"),
     "clf param value": (lambda w: w.fit(w.csv(), "--clf-param", "C=-1"), "C"),
     "negative seed": (lambda w: w.fit(w.csv(), "--seed", "-1"), "'-1' is no whole number from 0 to 4294967295"),
     "large seed": (lambda w: w.fit(w.csv(), "--seed", str(2**32)), "4294967295"),
@@ -820,11 +824,6 @@ USAGE: dict[str, tuple[Case, str]] = {
     "tokens": (
         lambda w: w.fit(write_jsonl(w.folder / "t.jsonl", [{"tokens": ["a"], "tags": ["O"]}] * 5)),
         "lists of words",
-    ),
-    "several labels": (lambda w: w.fit(w.csv(), "--label-separator", "o"), "several labels"),
-    "several labels, judged": (
-        lambda w: ["evaluate", w.trained.folder, w.csv(), "--label-separator", "o", "--store", w.trained.store],
-        "several labels",
     ),
     "output under a file": (lambda w: w.extract("-o", w.csv("x.csv") / "f.npz"), "x.csv is no folder"),
     "conll columns": (lambda w: w.fit(w.raw(b"a X O\nb Y O\n\n" * 3, "t.conll"), "--task", "auto"), "3 columns"),
@@ -870,6 +869,10 @@ DATA: dict[str, tuple[Case, str]] = {
     "no labels to judge": (
         lambda w: ["evaluate", w.trained.folder, write_csv(w.folder / "d.csv", without(rows(4), "label"))],
         "label",
+    ),
+    "several labels, judged": (
+        lambda w: ["evaluate", w.trained.folder, w.csv(), "--label-separator", "o", "--store", w.trained.store],
+        "has several labels a row, but this classifier gives one label a row",
     ),
     "predict: no text column": (
         lambda w: [
