@@ -67,7 +67,7 @@ def _choose_and_train(
 ) -> FrozenRun:
     """Cross-validate where there is a choice or it is asked for, then train the winner."""
     from embedkit.data import LabelCodec
-    from embedkit.evaluation.sweep import kept_somewhere, views_of
+    from embedkit.evaluation.sweep import temporary_store, views_of
 
     train_split = _without_rare(args, splits["train"])
     splits = {**splits, "train": train_split}
@@ -78,7 +78,7 @@ def _choose_and_train(
         views = views_of(settings, *options.views_asked(args), opener(settings))
         choice = len(views) * len(specs) > 1
         if (choice or args.cv) and args.no_store:
-            opener = options.opener_of(args, store=stack.enter_context(kept_somewhere(None, args.store_dtype)))
+            opener = options.opener_of(args, store=stack.enter_context(temporary_store(args.store_dtype)))
         sweep = None
         if choice or args.cv:
             sweep = _sweep(args, train_split, codec, views, specs, opener)

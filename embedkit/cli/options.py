@@ -264,22 +264,20 @@ def _listed(text: str, flag: str) -> list[Any]:
     return parts
 
 
-def opener_of(args: argparse.Namespace, store: FeatureStore | None = None) -> Callable[[EncoderSettings], Any]:
+def opener_of(
+    args: argparse.Namespace, store: FeatureStore | None = None, *, keep_going: bool = True
+) -> Callable[[EncoderSettings], FeatureExtractor]:
     """Return what opens a model with the store that the flags name, or with another one."""
     from embedkit.encoders import FeatureExtractor
     from embedkit.store import open_store
 
-    kept = store or open_store(place_of(args), args.store_dtype)
-    return lambda settings: FeatureExtractor(settings, store=kept, dtype=args.store_dtype, keep_going=True)
+    kept, dtype = store or open_store(place_of(args), args.store_dtype), args.store_dtype
+    return lambda settings: FeatureExtractor(settings, store=kept, dtype=dtype, keep_going=keep_going)
 
 
 def extractor_of(args: argparse.Namespace, settings: EncoderSettings, *, keep_going: bool) -> FeatureExtractor:
     """Open a model and the store that the flags name."""
-    from embedkit.encoders import FeatureExtractor
-    from embedkit.store import open_store
-
-    store = open_store(place_of(args), args.store_dtype)
-    return FeatureExtractor(settings, store=store, dtype=args.store_dtype, keep_going=keep_going)
+    return opener_of(args, keep_going=keep_going)(settings)
 
 
 def place_of(args: argparse.Namespace) -> str | bool | None:

@@ -163,11 +163,8 @@ def _refuse(given: str) -> int:
 
 
 @contextmanager
-def kept_somewhere(store: FeatureStore | None, dtype: str) -> Iterator[FeatureStore]:
+def temporary_store(dtype: str) -> Iterator[FeatureStore]:
     """Give a store for the time of a sweep, which reads features once for each view."""
-    if store is not None:
-        yield store
-        return
     with TemporaryDirectory(prefix="embedkit-") as folder:
         temporary = open_store(folder, dtype)
         assert temporary is not None
