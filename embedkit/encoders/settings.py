@@ -162,7 +162,7 @@ def parse_layers(layers: Layers) -> tuple[int, ...] | Literal["all"]:
         if not numbers:
             raise ValueError
     except (ValueError, TypeError):
-        raise UsageError(f"layers is {layers!r}; allowed: an integer, several such as -1,-2 or -1+-2, or all") from None
+        raise UsageError(f"layers is {layers!r}; allowed: an integer, several as -1,-2 or -1+-2, or all") from None
     return numbers
 
 
