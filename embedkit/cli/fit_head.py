@@ -67,12 +67,13 @@ def _choose_and_train(
 ) -> FrozenRun:
     """Cross-validate where there is a choice or it is asked for, then train the winner."""
     from embedkit.data import LabelCodec
+    from embedkit.evaluation.frozen import check_plan
     from embedkit.evaluation.sweep import temporary_store, views_of
 
     train_split = _without_rare(args, splits["train"])
     splits = {**splits, "train": train_split}
     codec = LabelCodec.fit(train_split.labels or [], declared)
-    decision = options.decision_of(args, splits)
+    decision = check_plan(train_split, codec, specs, options.decision_of(args, splits), args.positive_label)
     with ExitStack() as stack:
         opener = options.opener_of(args)
         views = views_of(settings, *options.views_asked(args), opener(settings))

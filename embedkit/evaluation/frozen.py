@@ -21,7 +21,7 @@ from embedkit.estimators.rows import Rows
 from embedkit.evaluation.judge import Judgement, judge, judge_sets
 from embedkit.evaluation.report import write_metrics, write_report
 from embedkit.evaluation.sweep import Sweep, write_sweep
-from embedkit.heads import Decided, Decision, HeadSpec, fit_decided
+from embedkit.heads import Decided, Decision, HeadSpec, check_class_names, fit_decided
 from embedkit.metrics import expected_calibration
 from embedkit.runtime.tokens import Text
 
@@ -129,9 +129,7 @@ def train_frozen(
     start = time.perf_counter()
     train = splits[TRAIN]
     codec = codec or LabelCodec.fit(train.labels or [])
-    check_positive(positive, codec)
-    decision = replace(decision or Decision(), positive=None if positive is None else codec.names.index(positive))
-    decision.check(len(codec), multi_label=has_label_sets(train.labels))
+    decision = check_plan(train, codec, [spec], decision or Decision(), positive)
     features = {name: _features(extractor, split) for name, split in splits.items() if split.labels is not None}
     total = Extraction()
     for part in features.values():
@@ -173,6 +171,18 @@ def train_frozen(
         "total": time.perf_counter() - start,
     }
     return run
+
+
+def check_plan(
+    train: Split, codec: LabelCodec, specs: Sequence[HeadSpec], decision: Decision, positive: str | None
+) -> Decision:
+    """Refuse labels and thresholds that cannot be, before anything is encoded; return the decision whole."""
+    check_positive(positive, codec)
+    for spec in specs:
+        check_class_names(spec.class_weight, codec.names)
+    decision = replace(decision, positive=None if positive is None else codec.names.index(positive))
+    decision.check(len(codec), multi_label=has_label_sets(train.labels))
+    return decision
 
 
 def targets_of(split: Split, codec: LabelCodec) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from embedkit.heads.grid import Trial, cross_validate, specs_of
 from embedkit.heads.linear import ConstantHead, LinearHead
 from embedkit.heads.saved import head_from_state
 from embedkit.heads.skops_head import SkopsHead
-from embedkit.heads.spec import HeadSpec, parse_grid, parse_params
+from embedkit.heads.spec import HeadSpec, check_class_names, parse_grid, parse_params
 from embedkit.heads.table import available
 from embedkit.heads.wrapped import CalibratedHead, PerLabelHead
 
@@ -30,6 +30,7 @@ __all__ = [
     "SkopsHead",
     "Trial",
     "available",
+    "check_class_names",
     "check_features",
     "cross_validate",
     "fit_decided",
