@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedkit.encoders import EncoderSettings, FeatureExtractor
     from embedkit.evaluation.frozen import FrozenRun
     from embedkit.evaluation.sweep import Sweep
+    from embedkit.evaluation.update import Update
     from embedkit.heads import HeadSpec
 
 
@@ -39,18 +40,22 @@ def run(args: argparse.Namespace) -> int:
     from embedkit.evaluation.frozen import check_training, write_run
 
     update = _update_of(args) if args.update else None
+    seed = args.seed if update is None else update.spec.seed  # by which also `evaluate` parts a file
     specs, settings = options.heads_of(args), options.settings_of(args, layers=-1, pooling=None)
     with staged(Path(args.output), overwrite=args.overwrite) as stage:
         dataset = options.dataset_of(args)
         require_texts(dataset.kind)
-        splits = dataset.splits(seed=args.seed, columns=False)
-        tell_notes(args, [*dataset.notes, *check_training(splits)])
+        read = dataset.splits(seed=seed, columns=False)
+        splits = _without_rare(args, read)
+        tell_notes(args, [*dataset.notes, *check_training(splits, adding=update is not None)])
         if update is not None:
-            trained = update(splits)
+            trained = _add_rows(args, update, splits)
         else:
-            trained = _choose_and_train(args, splits, specs, settings, dataset.declared)
+            fingerprint = read["train"].fingerprint()
+            trained = _choose_and_train(args, splits, specs, settings, dataset.declared, fingerprint)
         tell_notes(args, trained.notes)
-        write_run(stage, trained, {"data": args.data, "model": settings.model, "seed": args.seed})
+        model = trained.classifier.extractor.settings.model
+        write_run(stage, trained, {"data": args.data, "model": model, "seed": seed})
     report(args, trained, args.output)
     return 0
 
@@ -64,45 +69,51 @@ def _choose_and_train(
     specs: Sequence[HeadSpec],
     settings: EncoderSettings,
     declared: Sequence[str] | None,
+    fingerprint: str,
 ) -> FrozenRun:
     """Cross-validate where there is a choice or it is asked for, then train the winner."""
     from embedkit.data import LabelCodec
+    from embedkit.data.splits import has_label_sets
     from embedkit.evaluation.frozen import check_plan
     from embedkit.evaluation.sweep import temporary_store, views_of
+    from embedkit.metrics.scores import check_metric
 
-    train_split = _without_rare(args, splits["train"])
-    splits = {**splits, "train": train_split}
-    codec = LabelCodec.fit(train_split.labels or [], declared)
-    decision = check_plan(train_split, codec, specs, options.decision_of(args, splits), args.positive_label)
+    split = splits["train"]
+    codec = LabelCodec.fit(split.labels or [], declared)
+    decision = check_plan(split, codec, specs, options.decision_of(args, splits), args.positive_label)
+    check_metric(args.metric, multi_label=has_label_sets(split.labels))
     with ExitStack() as stack:
         opener = options.opener_of(args)
         views = views_of(settings, *options.views_asked(args), opener(settings))
-        choice = len(views) * len(specs) > 1
-        if (choice or args.cv) and args.no_store:
+        choice = args.cv is not None or len(views) * len(specs) > 1
+        if choice and args.no_store:
             opener = options.opener_of(args, store=stack.enter_context(temporary_store(args.store_dtype)))
         sweep = None
-        if choice or args.cv:
-            sweep = _sweep(args, train_split, codec, views, specs, opener)
+        if choice:
+            sweep = _sweep(args, split, codec, views, specs, opener)
             tell_notes(args, sweep.notes)
             settings, spec = sweep.chosen.settings, sweep.chosen.trial.spec
         else:
             (settings,), (spec,) = views, specs
-        trained = train(args, splits, opener(settings), spec, codec=codec, decision=decision)
+        how = {"codec": codec, "decision": decision, "trained_on": [fingerprint]}
+        trained = train(args, splits, opener(settings), spec, **how)
         trained.sweep = sweep
     return trained
 
 
-def _without_rare(args: argparse.Namespace, split: Split) -> Split:
-    """Leave out classes with one distinct text, if that is asked for; say how many rows go."""
-    if args.rare != "drop":
-        return split
+def _without_rare(args: argparse.Namespace, splits: Mapping[str, Split]) -> Mapping[str, Split]:
+    """Leave classes with one distinct text out of train, if that is asked for; say how many rows go."""
+    if args.rare != "drop" or "train" not in splits:
+        return splits
     from embedkit.data.checks import rare_rows
+    from embedkit.data.text import counted
 
+    split = splits["train"]
     rare = set(rare_rows(split).tolist())
     if not rare:
-        return split
-    say(args, f"note: {len(rare):,} rows of classes with one distinct text are left out (--rare drop)")
-    return split.take([place for place in range(len(split)) if place not in rare])
+        return splits
+    say(args, f"note: {counted(len(rare), 'row')} of classes with one distinct text left out (--rare drop)")
+    return {**splits, "train": split.take([place for place in range(len(split)) if place not in rare])}
 
 
 def _sweep(
@@ -158,8 +169,8 @@ def train(
 # --- rows added to an earlier fit ----------------------------------------------------------------------
 
 
-def _update_of(args: argparse.Namespace) -> Any:  # noqa: ANN401 - splits to FrozenRun
-    """Return what adds rows to an earlier fit, whose folder is opened now: nothing is read for nothing."""
+def _update_of(args: argparse.Namespace) -> Update:
+    """Open an earlier fit, before any data are read."""
     from embedkit.evaluation.update import Update
 
     given = options.given_beside_update(args)
@@ -168,7 +179,7 @@ def _update_of(args: argparse.Namespace) -> Any:  # noqa: ANN401 - splits to Fro
             f"--update takes the encoder and the head from {args.update}; leave out {', '.join(given)}"
         )
     model = None if args.model == options.DEFAULT_MODEL else args.model
-    update = Update.open(
+    return Update.open(
         Path(args.update),
         model=model,
         store=options.place_of(args),
@@ -177,13 +188,13 @@ def _update_of(args: argparse.Namespace) -> Any:  # noqa: ANN401 - splits to Fro
         threads=args.threads,
     )
 
-    def run_update(splits: Mapping[str, Split]) -> FrozenRun:
-        splits, notes = update.new_rows(splits)
-        tell_notes(args, notes)
-        how = update.how(splits, args.positive_label)
-        return train(args, splits, update.classifier.extractor, update.spec, **how)
 
-    return run_update
+def _add_rows(args: argparse.Namespace, update: Update, splits: Mapping[str, Split]) -> FrozenRun:
+    """Train on the rows of an earlier fit and those that are new."""
+    new, notes = update.new_rows(splits)
+    tell_notes(args, notes)
+    how = update.how(splits["train"], args.positive_label)
+    return train(args, new, update.classifier.extractor, update.spec, **how)
 
 
 # --- what came out -------------------------------------------------------------------------------------

@@ -158,7 +158,9 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     """Add how to choose where there is a choice."""
     group = parser.add_argument_group("choice")
     group.add_argument("--search", action="store_true", help="also try the usual values of each head's settings")
-    group.add_argument("--cv", type=int, metavar="K", help="folds of the cross-validation on train (default 5)")
+    group.add_argument(
+        "--cv", type=_from(2), metavar="K", help="folds of the cross-validation on train (default 5)"
+    )
     group.add_argument(
         "--metric",
         help="to choose by: accuracy (default), macro-f1, mcc; for labels micro-f1, macro-f1, subset-accuracy",
@@ -169,13 +171,18 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         choices=("error", "drop", "train-only"),
         help="classes with one distinct text, which cannot be cross-validated",
     )
-    group.add_argument("--jobs", type=_jobs, metavar="N", help="processes (default: one a core)")
+    group.add_argument("--jobs", type=_from(1), metavar="N", help="processes (default: one a core)")
 
 
-def _jobs(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
-    return int(text)
+def _from(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number that is not too small."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal() or len(text) > 9 or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} up")
+        return int(text)
+
+    return count
 
 
 def add_seed(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
@@ -365,7 +372,7 @@ _OF_FIT = (
         "thresholds",
         "calibrate",
     ),
-    *("search", "cv", "metric", "rare", "jobs"),
+    *("search", "cv", "metric", "rare", "jobs", "seed"),
 )
 
 

@@ -69,8 +69,14 @@ class FrozenRun:
         return self.extraction.truncated / max(1, self.extraction.rows)
 
 
-def check_training(splits: Mapping[str, Split]) -> list[str]:
+def check_training(splits: Mapping[str, Split], *, adding: bool = False) -> list[str]:
     """Check splits before any model is opened; return what is worth saying.
+
+    Parameters
+    ----------
+    splits : mapping of str to Split
+    adding : bool, default False
+        Whether train is added to the rows of an earlier fit; then rows of one class will do.
 
     Raises
     ------
@@ -85,7 +91,8 @@ def check_training(splits: Mapping[str, Split]) -> list[str]:
     require_texts(train.kind)
     if train.labels is None:
         raise DataError(f"{train.source}: training needs labels; name their column with --label-column")
-    require_classes(train.labels, train.source)
+    if not adding:
+        require_classes(train.labels, train.source)
     several = has_label_sets(train.labels)
     for split in splits.values():
         if split.labels is not None and len(split) and has_label_sets(split.labels) != several:
@@ -105,6 +112,7 @@ def train_frozen(
     codec: LabelCodec | None = None,
     positive: str | None = None,
     earlier: Rows | None = None,
+    trained_on: Sequence[str] = (),
     threads: int | None = None,
 ) -> FrozenRun:
     """Fit a head on ``train`` alone and judge it on each other labelled split, once.
@@ -123,6 +131,9 @@ def train_frozen(
         The label, as printed, of the binary figures.
     earlier : Rows, optional
         Rows of an earlier fit, which train is added to.
+    trained_on : sequence of str, optional
+        Fingerprints of the train splits as they were read, those of earlier fits first: by these `split_to_judge`
+        knows them. Default: that of train, from which no row was left out.
     threads : int, optional
         Of the head's linear algebra.
     """
@@ -150,7 +161,8 @@ def train_frozen(
         validation=_validation(splits, features, codec) if decision.needed else None,
         threads=threads,
     )
-    about = _about(spec, decision, decided, splits, earlier)
+    about = _about(spec, decision, decided, splits)
+    about["data"][TRAIN] |= _origin(earlier, trained_on)
     classifier = FrozenClassifier(extractor, decided.fitted.head, codec, train.kind, about, decided.thresholds)
     run = FrozenRun(classifier, extraction=total, notes=[*extractor.remarks(total), *decided.fitted.notes])
     about["rows"] = rows.keep(extractor)
@@ -229,9 +241,7 @@ def _features(extractor: FeatureExtractor, split: Split) -> Features:
     return extractor.transform(cast("Sequence[Text]", split.inputs), rows=split.rows)
 
 
-def _about(
-    spec: HeadSpec, decision: Decision, decided: Decided, splits: Mapping[str, Split], earlier: Rows | None
-) -> dict[str, Any]:
+def _about(spec: HeadSpec, decision: Decision, decided: Decided, splits: Mapping[str, Split]) -> dict[str, Any]:
     settings = {
         **head_settings(spec),
         "scaled": decided.fitted.scaled,
@@ -240,9 +250,16 @@ def _about(
         "tuned_on": decided.tuned_on,
     }
     data = {name: {"rows": len(split), "fingerprint": split.fingerprint()} for name, split in splits.items()}
-    if earlier is not None:
-        data[TRAIN]["earlier_rows"] = len(earlier)
     return {"head_settings": settings, "data": data, "seed": spec.seed}
+
+
+def _origin(earlier: Rows | None, trained_on: Sequence[str]) -> dict[str, Any]:
+    """Return what a manifest says of where rows of train come from."""
+    origin: dict[str, Any] = {} if earlier is None else {"earlier_rows": len(earlier)}
+    if trained_on:
+        *before, origin["fingerprint"] = trained_on
+        origin |= {"earlier_fingerprints": before} if before else {}
+    return origin
 
 
 def judged(
@@ -340,15 +357,17 @@ def split_to_judge(dataset: Dataset, wanted: str | None, classifier: FrozenClass
             f"{split.source} has {kinds[not classifier.multi_label]}, but this classifier gives "
             f"{kinds[classifier.multi_label]}"
         )
-    if split.fingerprint() == _trained_on(about):
+    if split.fingerprint() in fingerprints_of(about):
         dataset.notes.append(f"{split.source}: these are the rows that the classifier was trained on")
     return split
 
 
-def _trained_on(about: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint of the rows that a classifier was trained on; None where it is not known."""
-    fingerprint: str | None = about.get("data", {}).get(TRAIN, {}).get("fingerprint")
-    return fingerprint
+def fingerprints_of(about: Mapping[str, Any]) -> list[str]:
+    """Return the fingerprints of the train splits that a classifier was trained on, those that are known."""
+    train = about.get("data", {}).get(TRAIN, {})
+    earlier = train.get("earlier_fingerprints")
+    known = [*(earlier if isinstance(earlier, list) else []), train.get("fingerprint")]
+    return [fingerprint for fingerprint in known if isinstance(fingerprint, str)]
 
 
 def _of_file(dataset: Dataset, wanted: str | None, about: Mapping[str, Any]) -> Split:
@@ -359,7 +378,7 @@ def _of_file(dataset: Dataset, wanted: str | None, about: Mapping[str, Any]) -> 
         if wanted is not None:
             raise
         splits = {}
-    if wanted is None and (not splits or splits[TRAIN].fingerprint() != _trained_on(about)):
+    if wanted is None and (not splits or splits[TRAIN].fingerprint() not in fingerprints_of(about)):
         (name,) = dataset.sources
         whole = dataset.split(name, columns=False)
         dataset.notes.append(f"{whole.source}: all {len(whole):,} rows are judged")

@@ -48,11 +48,16 @@ class Candidate:
     trial: Trial
 
     @property
+    def settled(self) -> dict[str, str]:
+        """The head's parameters that were set, and its scaling, each as it is written."""
+        spec = self.trial.spec
+        scale = {} if spec.scale == "auto" else {"scale": spec.scale}
+        return {name: _shown(value) for name, value in {**spec.params, **scale}.items()}
+
+    @property
     def params(self) -> str:
         """The head's parameters that were set, in words."""
-        spec = self.trial.spec
-        set_ = {**spec.params, **({} if spec.scale == "auto" else {"scale": spec.scale})}
-        return " ".join(f"{name}={_shown(value)}" for name, value in set_.items())
+        return " ".join(f"{name}={value}" for name, value in self.settled.items())
 
 
 def _key(metric: str) -> str:
@@ -108,6 +113,8 @@ class Sweep:
             "rows": self.rows,
             "candidates": len(self.candidates),
             "seconds": self.seconds,
+            "computed": self.extraction.computed,
+            "extract_seconds": self.extraction.seconds,
             "chosen": {
                 "layers": best.layers,
                 "pooling": best.pooling,
@@ -230,7 +237,6 @@ def run_sweep(
     for extractor in _unions(views, opener):
         extractor.progress = progress
         sweep.extraction += extractor.transform(texts, rows=train.rows).extraction
-    sweep.notes += extractors[0].remarks(sweep.extraction)
     start = time.perf_counter()
     features = (_vectors(extractor, texts) for extractor in extractors)
     for extractor, trials in zip(
@@ -240,8 +246,9 @@ def run_sweep(
         sweep.candidates += [Candidate(extractor.settings, layers, pooling, trial) for trial in trials]
         if judged is not None:
             judged(len(trials))
-    sweep.candidates.sort(key=lambda candidate: -candidate.trial.mean(sweep.metric))  # stable
-    sweep.notes += dict.fromkeys(note for note in sweep.chosen.trial.notes)
+    # stable; means that differ by the order of a sum alone are equal
+    sweep.candidates.sort(key=lambda candidate: -round(candidate.trial.mean(sweep.metric), 12))
+    sweep.notes += [f"in a fold of the cross-validation: {note}" for note in sweep.chosen.trial.notes]
     sweep.seconds = time.perf_counter() - start
     return sweep
 
@@ -341,7 +348,7 @@ def _point(candidate: Candidate, metric: str) -> SweepPoint:
         layer=candidate.layers,
         pooling=candidate.pooling,
         clf=trial.spec.clf,
-        params=dict(part.split("=", 1) for part in candidate.params.split()),
+        params=candidate.settled,
         mean=trial.mean(metric),
         std=trial.std(metric),
     )

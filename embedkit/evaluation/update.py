@@ -16,7 +16,7 @@ from embedkit.data.text import counted
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.frozen import FrozenClassifier, load_frozen
 from embedkit.estimators.rows import Rows
-from embedkit.evaluation.frozen import TRAIN, targets_of
+from embedkit.evaluation.frozen import TRAIN, fingerprints_of, targets_of
 from embedkit.heads import Decision, HeadSpec
 
 
@@ -86,7 +86,7 @@ class Update:
             raise DataError(f"{self.folder} was trained on {classifier.kind}s, {train.source} holds {train.kind}s")
         if has_label_sets(train.labels) != classifier.multi_label:
             raise DataError(f"{self.folder} and {train.source} differ on whether a row has several labels")
-        known = _ids(self.earlier)
+        known = set(_ids(self.earlier))
         new = _ids(Rows.of(classifier.extractor, train, targets_of(train, self._codec(train))))
         fresh = [place for place, row in enumerate(new) if row not in known]
         if not fresh:
@@ -108,10 +108,10 @@ class Update:
     def _codec(self, train: Split) -> LabelCodec:
         return self.classifier.codec.extended(train.labels or [])
 
-    def how(self, splits: Mapping[str, Split], positive: str | None) -> dict[str, Any]:
-        """Return what `train_frozen` is to be told."""
+    def how(self, read: Split, positive: str | None) -> dict[str, Any]:
+        """Return what `train_frozen` is to be told; `read` is train with the rows that were there already."""
         settings, thresholds = self.classifier.about["head_settings"], self.classifier.thresholds
-        codec = self._codec(splits[TRAIN])
+        codec = self._codec(read)
         if (
             positive is None
             and thresholds is not None
@@ -120,7 +120,13 @@ class Update:
         ):
             positive = codec.names[thresholds.positive]
         decision = Decision(bool(settings.get("calibrate")), settings.get("thresholds"), seed=self.spec.seed)
-        return {"codec": codec, "decision": decision, "positive": positive, "earlier": self.earlier}
+        return {
+            "codec": codec,
+            "decision": decision,
+            "positive": positive,
+            "earlier": self.earlier,
+            "trained_on": [*fingerprints_of(self.classifier.about), read.fingerprint()],
+        }
 
 
 def _inputs(split: Split) -> Any:  # noqa: ANN401 - texts or pairs
@@ -128,7 +134,7 @@ def _inputs(split: Split) -> Any:  # noqa: ANN401 - texts or pairs
 
 
 def _keys(keys: NDArray[np.uint8]) -> list[bytes]:
-    return [bytes(key) for key in keys.reshape(len(keys), -1)]
+    return [key.tobytes() for key in keys]
 
 
 def _ids(rows: Rows) -> list[tuple[bytes, Any]]:

@@ -56,7 +56,7 @@ def specs_of(
     found = []
     for clf in clfs:
         HeadSpec(clf)  # refuses an unknown name before its parameters are asked for
-        grid = {name: tuple(values[name]) for name in params_of(clf) if name in values}
+        grid = {name: tuple(dict.fromkeys(values[name])) for name in params_of(clf) if name in values}
         if search and clf in HEADS:
             grid = {**HEADS[clf].grid, **grid}
         for scale, *combination in product(scales, *grid.values()):

@@ -204,8 +204,9 @@ class FeatureStore:
         try:
             make_store(self.root)
             make_folder(folder)
-            if not (folder / name).exists():
+            if self.rows(name) is None:  # not there, or damaged
                 write_bytes_durably(folder / name, data)
+            os.utime(folder / name)  # `gc` goes by the last use
         except OSError as error:
             raise store_error(error, f"cannot write {folder}", "nothing else is lost") from error
         return name
@@ -311,7 +312,7 @@ class FeatureStore:
         older_than : float, optional
             Evict spaces that were not used for so many seconds, and rows of fits that are as old.
         space : str, optional
-            Look at this space alone: its id, or an unambiguous beginning of it.
+            Look at this space alone: its id, or an unambiguous beginning of it. Rows of fits stay.
         delete : bool
             Default False: only report.
 
@@ -335,7 +336,7 @@ class FeatureStore:
             for path in _children(folder):
                 if is_part(path.name) and is_abandoned(path):
                     _remove(path, "left by a dead process", report)
-                elif older_than is not None and folder.name == _ROWS and time.time() - _mtime(path) > older_than:
+                elif older_than is not None and space is None and _is_old_rows(path, older_than):
                     _remove(path, "unused", report)
         return report
 
@@ -389,7 +390,8 @@ class FeatureStore:
                 if path.name == MEMO or (is_part(path.name) and is_abandoned(path)):
                     _remove(path, "purged", report)
             for path in _children(self._folder / _ROWS):
-                _remove(path, "purged", report)
+                if _SPACE.fullmatch(path.name) or (is_part(path.name) and is_abandoned(path)):
+                    _remove(path, "purged", report)
         return report
 
     def _remove_space(self, name: str, why: str, report: CareReport) -> None:
@@ -421,6 +423,11 @@ def _verify_shard(space: Space, name: ShardName, report: VerifyReport) -> None:
     report.shards += 1
     report.rows += name.rows
     report.bytes += name.size
+
+
+def _is_old_rows(path: Path, seconds: float) -> bool:
+    """Tell whether a file holds rows of a fit that were not used for so long."""
+    return path.parent.name == _ROWS and bool(_SPACE.fullmatch(path.name)) and time.time() - _mtime(path) > seconds
 
 
 def _rows_name(data: bytes) -> str:
