@@ -99,10 +99,28 @@ def test_each_label_has_its_own_threshold() -> None:
             ]  # fmt: skip
         assert together.thresholds[[1, 3]].tolist() == [0.5, 0.5]
         assert together.notes == [
-            "the threshold stays 0.5 for 2 labels that no row to tune on has, or every one: 'b', 'd'"
+            "the threshold stays 0.5 for 2 labels, as to tune one takes 1 row with the label and 1 row without: "
+            "'b', 'd'"
         ]
     assert tune_thresholds(scores, true, "f1").notes[0].endswith("'2', '4'")
     assert tune_thresholds(scores[:, :0], true[:, :0], "f1").thresholds.shape == (0,)
+
+
+def test_a_label_with_few_rows_keeps_the_default() -> None:
+    # the row that has the label has the lowest score, so the best F1 would give the label to all rows
+    scores, true = np.linspace(0.1, 0.4, 100), np.arange(100) < 1
+    assert tune_thresholds(scores, true, "f1").thresholds[0] < 0.1
+    for least in (2, 5):
+        for wanted in (true, ~true, np.arange(100) < least - 1):
+            kept = tune_thresholds(scores, wanted, "f1", least=least)
+            assert (kept.thresholds.tolist(), kept.before.tolist()) == ([0.5], kept.after.tolist())
+            assert kept.notes == [f"the threshold stays 0.5: to tune it takes {least} rows of each class"]
+        enough = np.arange(100) < least
+        exactly, default = (tune_thresholds(scores, enough, "f1", least=n) for n in (least, 1))
+        assert (exactly.thresholds.tolist(), exactly.notes) == (default.thresholds.tolist(), [])
+    several = tune_thresholds(np.stack([scores, scores], 1), np.stack([true, scores > 0.2], 1), "f1", least=5)
+    assert several.thresholds[0] == 0.5 != several.thresholds[1]
+    assert "5 rows with the label and 5 rows without: '1'" in several.notes[0]
 
 
 def test_a_label_without_scores_keeps_the_default() -> None:

@@ -2,7 +2,7 @@
 
 from embedkit.heads.arrays import GaussianHead, KnnHead, MlpHead
 from embedkit.heads.base import Head, check_features
-from embedkit.heads.decision import THRESHOLD_METRICS, Decided, Decision, fit_decided
+from embedkit.heads.decision import Decided, Decision, fit_decided
 from embedkit.heads.estimator import head_from_estimator
 from embedkit.heads.fit import FittedHead, fit_head
 from embedkit.heads.grid import Trial, cross_validate, specs_of
@@ -11,6 +11,7 @@ from embedkit.heads.saved import head_from_state
 from embedkit.heads.skops_head import SkopsHead
 from embedkit.heads.spec import HeadSpec, check_class_names, parse_grid, parse_params
 from embedkit.heads.table import available
+from embedkit.heads.thresholds import THRESHOLD_METRICS
 from embedkit.heads.wrapped import CalibratedHead, PerLabelHead
 
 __all__ = [

@@ -12,16 +12,17 @@ import numpy.typing as npt
 from embedkit.data.splits import stratified_folds
 from embedkit.errors import UsageError
 from embedkit.heads.base import Floats, Head, check_features
-from embedkit.heads.calibration import fit_calibration
+from embedkit.heads.calibration import Calibration, fit_calibration
 from embedkit.heads.fit import FittedHead, check_targets, fit_head
 from embedkit.heads.grid import out_of_fold
 from embedkit.heads.linear import LinearHead
 from embedkit.heads.spec import HeadSpec
-from embedkit.heads.thresholds import tune_thresholds
+from embedkit.heads.thresholds import THRESHOLD_METRICS, tune_thresholds
 from embedkit.heads.wrapped import CalibratedHead
 from embedkit.runtime.decide import Thresholds, probabilities
 
-THRESHOLD_METRICS = ("f1", "accuracy", "balanced-accuracy", "macro-f1", "mcc")
+# A label with fewer rows is not in every fold, and the best cut on them says nothing of others.
+LEAST_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Decision:
     positive : int, optional
         Code of the positive one of two classes; F1 needs it.
     folds : int
-        Of the cross-validation over train that stands in for a validation split.
+        Of the cross-validation over train that stands in for a validation split; fewer where there are fewer
+        different texts.
     seed : int
         Of these folds.
     """
@@ -133,7 +135,9 @@ def fit_decided(
         return Decided(fitted, fitted.head, None, None)
     if validation is None:
         labels = targets if targets.ndim == 1 else [np.flatnonzero(row).tolist() for row in targets]
-        folds = stratified_folds(labels, groups, decision.folds, decision.seed, rare="train-only")
+        count = min(decision.folds, len(np.unique(np.asarray(groups))))
+        folds = stratified_folds(labels, groups, count, decision.seed, rare="train-only")
+        spec = replace(spec, scale="standard" if fitted.scaled else "none")  # no fold may differ from the whole
         scores, rows = out_of_fold(spec, features, targets, folds, names, sample_weight=weights, threads=threads)
         truth = targets[rows]
     else:
@@ -141,7 +145,7 @@ def fit_decided(
     head, notes = fitted.head, list(fitted.notes)
     if decision.calibrate:
         calibration, said = fit_calibration(scores, truth, multi_label=truth.ndim == 2, names=names)
-        head, scores = _calibrated(head, calibration.scale, calibration.shift), calibration.apply(scores)
+        head, scores = _calibrated(head, calibration), calibration.apply(scores)
         notes += said
     thresholds = None
     if decision.thresholds is not None:
@@ -151,9 +155,10 @@ def fit_decided(
     return Decided(replace(fitted, head=head, notes=notes), fitted.head, thresholds, tuned_on)
 
 
-def _calibrated(head: Head, scale: Floats, shift: Floats) -> Head:
+def _calibrated(head: Head, calibration: Calibration) -> Head:
     """Return a head with its scores moved; a linear one stays linear."""
-    return head.affine(scale, shift) if isinstance(head, LinearHead) else CalibratedHead(head, scale, shift)
+    moved = calibration.scale, calibration.shift
+    return head.affine(*moved) if isinstance(head, LinearHead) else CalibratedHead(head, *moved)
 
 
 def _tuned(
@@ -168,5 +173,6 @@ def _tuned(
     rule = Thresholds((0.0,), on, metric, positive)
     compared = rule.compared(values, multi_label=several)
     wanted = truth if several else truth == positive
-    tuned = tune_thresholds(compared, wanted, metric, default=0.5 if on == "probability" else 0.0, names=names)
+    default = 0.5 if on == "probability" else 0.0
+    tuned = tune_thresholds(compared, wanted, metric, default=default, least=LEAST_ROWS, names=names)
     return replace(rule, values=tuple(tuned.thresholds.tolist())), tuned.notes

@@ -225,9 +225,7 @@ class _Problem:
 
         raw, unit = features, _unit_norm(features)
         scaler = None
-        if spec.scale == "standard" or (
-            spec.scale == "auto" and not (unit and _spread_of(features) >= LEAST_SPREAD)
-        ):
+        if spec.scale == "standard" or (spec.scale == "auto" and auto_scale(features) == "standard"):
             scaler = StandardScaler().fit(features, sample_weight=weights)
             features = scaler.transform(features)
         if targets.ndim == 1:
@@ -264,6 +262,11 @@ class _Fit:
     head: Head
     notes: list[str] = field(default_factory=list)
     iterations: int = 0
+
+
+def auto_scale(features: Floats) -> str:
+    """Return what `HeadSpec.scale` ``"auto"`` means for these rows: ``"none"`` or ``"standard"``."""
+    return "none" if _unit_norm(features) and _spread_of(features) >= LEAST_SPREAD else "standard"
 
 
 def _unit_norm(features: Floats) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from importlib import import_module
+from itertools import chain, islice, product
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy.typing as npt
 from embedkit.errors import UsageError
 from embedkit.heads.arrays import KnnHead
 from embedkit.heads.base import Floats, Head
-from embedkit.heads.fit import fit_head
+from embedkit.heads.fit import auto_scale, fit_head
 from embedkit.heads.spec import HeadSpec, params_of
 from embedkit.heads.table import HEADS
 from embedkit.metrics.scores import scores_of
 
 Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+# joblib keeps what it handed to its workers, in memory where /dev/shm is, until the call ends: so no call has all.
+VIEWS_AT_ONCE = 4
 
 
 def specs_of(
@@ -122,7 +125,7 @@ def cross_validate(
     ----------
     specs : sequence of HeadSpec
     views : iterable of ndarray, each of shape (N, D)
-        Features; few are held at a time.
+        Features; `VIEWS_AT_ONCE` are held at a time, besides the one that is next.
     targets : ndarray of int64 (N,), or of bool (N, C)
     folds : sequence of (train, test)
         Positions of rows.
@@ -136,23 +139,45 @@ def cross_validate(
     list of Trial
         For each view, in the order of `specs`.
     """
+    groups = [list(group) for group in _by_clf(specs)]
+    waiting = iter(views)
+    for first in waiting:
+        some = chain([first], islice(waiting, VIEWS_AT_ONCE - 1))
+        del first  # or it would be held until all of them are judged
+        parts = _judged(groups, some, targets, folds, names, jobs)
+        for part in parts:
+            trials: list[Trial] = []
+            for place, group in enumerate(groups):
+                done = [] if place else [part]
+                done += [next(parts) for _ in range(len(folds) - len(done))]
+                trials += [_trial(spec, [fold[i] for fold in done]) for i, spec in enumerate(group)]
+            yield trials
+
+
+def _judged(
+    groups: Sequence[Sequence[HeadSpec]],
+    views: Iterable[Floats],
+    targets: npt.NDArray[Any],
+    folds: Sequence[Fold],
+    names: Sequence[str],
+    jobs: int | None,
+) -> Iterator[list[_Part]]:
+    """Yield what `_judge` finds for each view, group and fold, the folds in turn first."""
     from joblib import Parallel, delayed
 
-    groups = [list(group) for group in _by_clf(specs)]
     tasks = (
-        delayed(_judge)(group, view, targets, fold, list(names))
+        delayed(_judge)(settled, view, targets, fold, list(names), saved=not place)
         for view in views
-        for group in groups
-        for fold in folds
+        for settled in _settled(groups, view)
+        for place, fold in enumerate(folds)
     )
-    parts = iter(Parallel(n_jobs=jobs or -1, return_as="generator")(tasks))
-    for first in parts:
-        trials: list[Trial] = []
-        for place, group in enumerate(groups):
-            done = [first] if not place else []
-            done += [next(parts) for _ in range(len(folds) - len(done))]
-            trials += [_trial(spec, [fold[i] for fold in done]) for i, spec in enumerate(group)]
-        yield trials
+    return iter(Parallel(n_jobs=jobs or -1, return_as="generator")(tasks))
+
+
+def _settled(groups: Sequence[Sequence[HeadSpec]], view: Floats) -> list[list[HeadSpec]]:
+    """Decide about scaling by all rows, as the fit on all of them will: folds of them may differ."""
+    scale = auto_scale(view)
+    return [[replace(spec, scale=scale) if spec.scale == "auto" else spec for spec in group] for group in groups]
 
 
 def _by_clf(specs: Sequence[HeadSpec]) -> Iterator[list[HeadSpec]]:
@@ -174,19 +199,33 @@ def _trial(spec: HeadSpec, parts: Sequence[_Part]) -> Trial:
 
 
 def _judge(
-    specs: Sequence[HeadSpec], view: Floats, targets: npt.NDArray[Any], fold: Fold, names: Sequence[str]
+    specs: Sequence[HeadSpec],
+    view: Floats,
+    targets: npt.NDArray[Any],
+    fold: Fold,
+    names: Sequence[str],
+    *,
+    saved: bool,
 ) -> list[_Part]:
-    """Fit each head on the train part of a fold and score it on the other."""
+    """Fit each head on the train part of a fold and score it on the other; `saved`: refuse one without a form."""
     train, test = fold
     features, held = view[train], view[test]
     shared = _Neighbours(held)
-    parts = []
-    for spec in sorted(specs, key=lambda spec: -spec.params.get("n_neighbors", 0)):
+    import_module("sklearn.preprocessing")  # its second is no head's
+    parts: dict[int, _Part] = {}
+    for place in sorted(range(len(specs)), key=lambda place: -_asked(specs[place])):
         start = time.perf_counter()
-        fitted = fit_head(spec, features, targets[train], len(names), names=names, threads=1)
+        fitted = fit_head(specs[place], features, targets[train], len(names), names=names, threads=1)
+        if saved:
+            fitted.head.state()
         scores = scores_of(targets[test], shared.predict(fitted.head), len(names))
-        parts.append((spec, _Part(scores, time.perf_counter() - start, fitted.notes)))
-    return [next(part for other, part in parts if other is spec) for spec in specs]
+        parts[place] = _Part(scores, time.perf_counter() - start, fitted.notes)
+    return [parts[place] for place in range(len(specs))]
+
+
+def _asked(spec: HeadSpec) -> int:
+    """Return how many neighbours a head asks, 0 for other heads."""
+    return int(spec.param("n_neighbors")) if spec.clf == KnnHead.kind else 0
 
 
 class _Neighbours:

@@ -49,6 +49,7 @@ def tune_thresholds(
     metric: str,
     *,
     default: float = 0.5,
+    least: int = 1,
     names: Sequence[str] | None = None,
 ) -> Tuned:
     """Find for each label the threshold that is best for a metric.
@@ -69,7 +70,10 @@ def tune_thresholds(
         ``"f1"`` is that of the positive class or of each label, ``"macro-f1"`` the mean of both classes' F1 and
         for two classes only. A ratio without cases is 0.
     default : float, default 0.5
-        Where a label keeps it, having no positive or no negative row. 0.5 suits probabilities, 0 margins.
+        What a label keeps that has too few positive or negative rows. 0.5 suits probabilities, 0 margins.
+    least : int, default 1
+        Positive rows, and negative ones, that a label needs. The best cut for few positive rows whose scores are
+        low may be one that gives nearly every row the label.
     names : sequence of str, optional
         Labels for the notes; default: their numbers, from 1.
 
@@ -90,11 +94,14 @@ def tune_thresholds(
     _check_metric(metric, several)
     if not np.isfinite(default):
         raise UsageError(f"the default threshold must be a finite number, not {default}")
-    figures = np.array([_tune(table[:, i], wanted[:, i], metric, default) for i in range(table.shape[1])])
+    positives = wanted.sum(axis=0)
+    few = np.minimum(positives, len(wanted) - positives) < max(1, least)
+    columns = range(table.shape[1])
+    figures = np.array([_tune(table[:, i], wanted[:, i], metric, default, tuned=not few[i]) for i in columns])
     thresholds, before, after = figures.reshape(-1, 3).T
-    one_sided = np.flatnonzero(wanted.all(axis=0) | ~wanted.any(axis=0)).tolist()
-    labels = [str(i + 1) for i in range(table.shape[1])] if names is None else names
-    return Tuned(thresholds, before, after, _notes(one_sided, labels, default, several))
+    labels = [str(i + 1) for i in columns] if names is None else names
+    notes = _notes([labels[i] for i in np.flatnonzero(few).tolist()], default, max(1, least), several)
+    return Tuned(thresholds, before, after, notes)
 
 
 def _check_metric(metric: str, several: bool) -> None:
@@ -121,12 +128,12 @@ def _checked(scores: npt.ArrayLike, true: npt.ArrayLike) -> tuple[Floats, Bools]
     return table, wanted
 
 
-def _tune(scores: Floats, true: Bools, metric: str, default: float) -> tuple[float, float, float]:
-    """Return the threshold of one label, and the metric at the default and at the threshold."""
+def _tune(scores: Floats, true: Bools, metric: str, default: float, *, tuned: bool) -> tuple[float, float, float]:
+    """Return the threshold of one label, the default unless `tuned`, and the metric at the default and at it."""
     order = np.argsort(scores)
     ranked, hits = scores[order], np.concatenate([[0], np.cumsum(true[order])])
     # every cut is judged by the rule that decides later, so rounding of a cut cannot make its figure wrong
-    cuts = _candidates(ranked, default) if 0 < hits[-1] < len(true) else np.array([default])
+    cuts = _candidates(ranked, default) if tuned else np.array([default])
     below = np.searchsorted(ranked, cuts, side="right")
     fn = hits[below]
     tp = hits[-1] - fn
@@ -153,16 +160,16 @@ def _candidates(ranked: Floats, default: float) -> Floats:
     return np.unique(np.clip([*beyond, *middle, default], -limit, limit))
 
 
-def _notes(one_sided: Sequence[int], names: Sequence[str], default: float, several: bool) -> list[str]:
+def _notes(few: Sequence[str], default: float, least: int, several: bool) -> list[str]:
     """Say which labels kept the default."""
-    if not one_sided:
+    if not few:
         return []
+    rows = counted(least, "row")
     if not several:
-        return [f"the threshold stays {default:g}: the rows to tune it on are all of one class"]
-    labels = names_of([names[i] for i in one_sided])
+        return [f"the threshold stays {default:g}: to tune it takes {rows} of each class"]
     return [
-        f"the threshold stays {default:g} for {counted(len(one_sided), 'label')} that no row to tune on has, "
-        f"or every one: {labels}"
+        f"the threshold stays {default:g} for {counted(len(few), 'label')}, as to tune one takes {rows} with the "
+        f"label and {rows} without: {names_of(few)}"
     ]
 
 
