@@ -28,13 +28,14 @@ from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     RandomForestClassifier,
 )
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
@@ -558,6 +559,83 @@ def test_another_version_of_scikit_learn_is_warned_of(caplog: pytest.LogCaptureF
         f"the head was saved with scikit-learn 1.2.3 and is used with {sklearn.__version__}; "
         "its answers may differ: judge it again"
     ]
+
+
+def test_the_file_of_another_version_is_warned_of_once(recwarn: pytest.WarningsRecorder) -> None:
+    older = members(GOOD, lambda name, data: data.replace(sklearn.__version__.encode(), b"1.2.3"))
+    with pytest.warns(InconsistentVersionWarning):
+        skops.io.loads(older)
+    recwarn.clear()
+    assert read(older).predict(SMALL[0]).tolist() == [0, 0, 1, 1]
+    assert not recwarn.list  # scikit-learn's own warning; ours is a line of the log
+
+
+def forest(change: Callable[[npt.NDArray[Any]], None]) -> BaseEstimator:
+    """Return a forest in whose last tree the nodes were changed."""
+    model = RandomForestClassifier(2, random_state=0).fit(*problem(2))
+    tree = model.estimators_[-1].tree_
+    state = tree.__getstate__()
+    state["nodes"] = state["nodes"].copy()
+    change(state["nodes"])
+    tree.__setstate__(state)
+    return model
+
+
+def boosted(change: Callable[[npt.NDArray[Any]], None]) -> BaseEstimator:
+    """Return boosted trees in whose last one the nodes were changed."""
+    model = HistGradientBoostingClassifier(max_iter=2, min_samples_leaf=5).fit(*problem(2))
+    change(model._predictors[-1][0].nodes)
+    return model
+
+
+def put(place: int, field: str, value: int) -> Callable[[npt.NDArray[Any]], None]:
+    def change(nodes: npt.NDArray[Any]) -> None:
+        assert nodes[place][field] != value
+        nodes[field][place] = value
+
+    return change
+
+
+CHILD, FEATURE = "a node whose child is none behind it", "asks for another feature than 1 to 5"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "change", "message"),
+    [
+        (forest, put(0, "left_child", 10**6), CHILD),
+        (forest, put(0, "right_child", 10**6), CHILD),
+        (forest, put(0, "right_child", -1), CHILD),
+        (forest, put(1, "left_child", 0), CHILD),  # it would never end
+        (forest, put(0, "feature", 5), FEATURE),
+        (forest, put(0, "feature", -1), FEATURE),
+        (boosted, put(0, "left", 10**6), CHILD),
+        (boosted, put(0, "right", 0), CHILD),
+        (boosted, put(-1, "is_leaf", 0), CHILD),
+        (boosted, put(0, "feature_idx", 5), FEATURE),
+        (boosted, put(0, "feature_idx", -1), FEATURE),
+        (boosted, put(0, "is_categorical", 1), "categories that it does not have"),
+    ],
+)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_tree_that_leads_nowhere_is_refused(
+    damaged: Callable[[Any], BaseEstimator], change: Any, message: str, scaled: bool
+) -> None:
+    """Compiled code follows trees without looking."""
+    for model, good in ((damaged(lambda nodes: None), True), (damaged(change), False)):
+        whole = Pipeline([("scaler", StandardScaler().fit(problem(2)[0])), ("trees", model)]) if scaled else model
+        data = skops.io.dumps(whole)
+        if good:
+            assert read(data, n_features=5).predict_proba(problem(2)[0]).shape == (90, 2)
+        else:
+            with pytest.raises(ArtifactError, match=message):
+                read(data, n_features=5)
+
+
+def test_a_tree_of_more_features_than_its_head_is_refused() -> None:
+    model = DecisionTreeClassifier().fit(*problem(2))
+    model.tree_ = DecisionTreeClassifier().fit(*problem(2, width=7)).tree_
+    with pytest.raises(ArtifactError, match="a tree for 7 features, where there are 5"):
+        read(skops.io.dumps(model), n_features=5)
 
 
 def test_a_missing_package_is_not_a_damaged_head(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import sys
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,20 +91,9 @@ def tell_notes(args: argparse.Namespace, notes: Iterable[str]) -> None:
 
 def table(rows: Sequence[Sequence[object]], *, left: frozenset[int] = frozenset({0})) -> str:
     """Return aligned lines; columns in `left` stand to the left, the others to the right."""
-    cells = [[escaped(str(cell)) for cell in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        parts = []
-        for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            blank = " " * (width - _width(cell))
-            parts.append(cell + blank if place in left else blank + cell)
-        lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
+    from embedkit.data.text import aligned
 
-
-def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
+    return "\n".join(aligned([[escaped(str(cell)) for cell in row] for row in rows], left=left))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.heads.base import Arrays, Floats, ScoredHead, State, check_features, frozen
+from embedkit.heads.base import Arrays, Floats, ScoredHead, State, check_features, facts_of, frozen
 
 SMALLEST = 1e-12  # a probability below it has the score of this one, so that scores stay finite
 _DISTANCES = 1 << 22  # squared distances at once: 32 MiB
@@ -138,14 +138,7 @@ class KnnHead(ScoredHead):
 
     def state(self) -> State:
         """Return the description and the arrays ``points``, ``targets``, ``mean``, ``scale``."""
-        described = {
-            "kind": self.kind,
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": self.multi_label,
-            "k": self.k,
-            "weights": self.weights,
-        }
+        described = {**facts_of(self), "k": self.k, "weights": self.weights}
         names = ("points", "targets", "mean", "scale")
         return State(described, {name: getattr(self, name) for name in names})
 
@@ -240,12 +233,7 @@ class GaussianHead(ScoredHead):
 
     def state(self) -> State:
         """Return the description and the arrays ``mean``, ``variance``, ``log_prior``."""
-        described = {
-            "kind": self.kind,
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": False,
-        }
+        described = facts_of(self)
         return State(described, {name: getattr(self, name) for name in ("mean", "variance", "log_prior")})
 
     @classmethod
@@ -324,14 +312,7 @@ class MlpHead(ScoredHead):
 
     def state(self) -> State:
         """Return the description and the arrays ``weights_0``, ``bias_0``, ``weights_1``, ..."""
-        described = {
-            "kind": self.kind,
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": self.multi_label,
-            "layers": len(self.layers),
-            "activation": self.activation,
-        }
+        described = {**facts_of(self), "layers": len(self.layers), "activation": self.activation}
         arrays: dict[str, Floats] = {}
         for place, (weights, bias) in enumerate(self.layers):
             arrays |= {f"weights_{place}": weights, f"bias_{place}": bias}

@@ -90,6 +90,16 @@ class ScoredHead:
         return decide(self.decision_function(X), multi_label=self.multi_label)
 
 
+def facts_of(head: Head) -> dict[str, Any]:
+    """Return what JSON says of a head of any kind."""
+    return {
+        "kind": head.kind,
+        "classes": head.classes,
+        "n_features": head.n_features,
+        "multi_label": head.multi_label,
+    }
+
+
 def require_probabilities(there: bool) -> None:
     """Raise `UsageError` where a head has none."""
     if not there:

@@ -20,6 +20,7 @@ from embedkit.heads.linear import ConstantHead, LinearHead
 from embedkit.heads.skops_head import SkopsHead
 from embedkit.heads.spec import HeadSpec, check_class_names, row_weights, sklearn_model, takes_weights
 from embedkit.heads.table import HEADS, layer_sizes
+from embedkit.heads.threads import fit_limit
 from embedkit.heads.wrapped import PerLabelHead
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def fit_head(
     sample_weight : array-like of float, shape (N,), optional
         Weight of each row, from 0 up; a row of weight 0 is as if it were not there.
     threads : int, optional
-        Threads of the linear algebra and of the trees. Default 1 for linear algebra: the products of a fit are
-        so small that OpenBLAS waits for its threads longer than it computes.
+        Threads of the linear algebra and of the trees. Default: one, and for trees on many features all cores
+        (`embedkit.heads.threads`).
 
     Returns
     -------
@@ -101,8 +102,6 @@ def fit_head(
     UsageError
         If `HeadSpec.class_weight` names an unknown label, the head takes no weights, or `threads` is below 1.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     labels = [str(code) for code in range(n_classes)] if names is None else list(names)
@@ -119,8 +118,7 @@ def fit_head(
         )
     start = time.perf_counter()
     import_module("sklearn.preprocessing")  # or the limit misses the thread pools that come with it
-    limits = {"blas": 1} if threads is None else {"blas": threads, "openmp": threads}
-    with threadpool_limits(limits=limits):
+    with fit_limit(features.size, threads):
         problem = _Problem.of(spec, features, targets, labels, weights)
         fit = _fit(problem)
     fit.notes.extend(_notes_on_labels(targets, labels))

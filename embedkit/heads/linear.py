@@ -16,6 +16,7 @@ from embedkit.heads.base import (
     ScoredHead,
     State,
     check_features,
+    facts_of,
     frozen,
 )
 
@@ -125,13 +126,7 @@ class LinearHead(ScoredHead):
 
     def state(self) -> State:
         """Return the description and the arrays ``coef`` and ``intercept``."""
-        described = {
-            "kind": self.kind,
-            "link": self.link,
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": self.multi_label,
-        }
+        described = {**facts_of(self), "link": self.link}
         return State(described, {"coef": self.coef, "intercept": self.intercept})
 
     @classmethod
@@ -202,12 +197,7 @@ class ConstantHead(ScoredHead):
 
     def state(self) -> State:
         """Return the description and the array ``prior``."""
-        described = {
-            "kind": self.kind,
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": self.multi_label,
-        }
+        described = facts_of(self)
         return State(described, {"prior": self.prior})
 
     @classmethod

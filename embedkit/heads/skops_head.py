@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,9 @@ import numpy.typing as npt
 
 from embedkit.errors import ArtifactError, UsageError, require
 from embedkit.heads.arrays import certain, scores_of
-from embedkit.heads.base import Arrays, Floats, State, check_features, require_probabilities
+from embedkit.heads.base import Arrays, Floats, State, check_features, facts_of, require_probabilities
+from embedkit.heads.threads import answer_limit
+from embedkit.heads.trees import check_trees
 from embedkit.runtime.decide import decide
 
 FILE = "head.skops"
@@ -112,11 +115,12 @@ class SkopsHead:
         scikit-learn asks the first of these for what all can do, and that may be a constant.
         """
         labels = _of_labels(self.model)
-        if labels is None:
-            return np.asarray(getattr(self.model, method)(features), dtype=np.float64)
-        for _, step in getattr(self.model, "steps", [])[:-1]:
-            features = step.transform(features)
-        return np.column_stack([_column(label, method, features) for label in labels])
+        with answer_limit(features.size):
+            if labels is None:
+                return np.asarray(getattr(self.model, method)(features), dtype=np.float64)
+            for _, step in getattr(self.model, "steps", [])[:-1]:
+                features = step.transform(features)
+            return np.column_stack([_column(label, method, features) for label in labels])
 
     def _shares(self) -> Floats:
         """Return 0 for what the model never saw, 1 for labels that it always saw, 0.5 for others (C,)."""
@@ -142,7 +146,8 @@ class SkopsHead:
             return decide(self.decision_function(features), multi_label=True)
         if not len(features):
             return np.zeros(0, np.int64)
-        return np.asarray(self.model.predict(features), dtype=np.int64)
+        with answer_limit(features.size):
+            return np.asarray(self.model.predict(features), dtype=np.int64)
 
     def state(self) -> State:
         """Return the description and the bytes of the file.
@@ -155,11 +160,8 @@ class SkopsHead:
         import sklearn
 
         described = {
-            "kind": self.kind,
+            **facts_of(self),
             "class": f"{type(self.model).__module__}.{type(self.model).__name__}",
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": self.multi_label,
             "scikit-learn": sklearn.__version__,
         }
         return State(described, {FILE: np.frombuffer(dumped(self.model), dtype=np.uint8)})
@@ -176,6 +178,7 @@ class SkopsHead:
         require("skops", extra="train", purpose="this head, which is saved by skops,")
         _warn_of_version(str(described.get("scikit-learn")))
         model = _loaded(bytes(arrays[FILE]))
+        check_trees(model, described["n_features"])
         return cls(model, described["classes"], described["n_features"], described["multi_label"])
 
 
@@ -227,6 +230,8 @@ def dumped(model: object) -> bytes:
 
 
 def _loaded(data: bytes) -> Any:  # noqa: ANN401 - a scikit-learn classifier
+    from sklearn.base import BaseEstimator, is_classifier
+    from sklearn.exceptions import InconsistentVersionWarning
     from skops.io import get_untrusted_types, loads
 
     try:
@@ -238,11 +243,11 @@ def _loaded(data: bytes) -> Any:  # noqa: ANN401 - a scikit-learn classifier
             f"{FILE} holds types that embedkit does not trust, so it is not opened: {', '.join(strange)}"
         )
     try:
-        model = loads(data, trusted=list(TRUSTED))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InconsistentVersionWarning)  # `_warn_of_version` says it once
+            model = loads(data, trusted=list(TRUSTED))
     except Exception as error:  # a file that says one thing and holds another
         raise ArtifactError(f"{FILE} cannot be read: {type(error).__name__}") from None
-    from sklearn.base import BaseEstimator, is_classifier
-
     if not (isinstance(model, BaseEstimator) and is_classifier(model)):
         raise ArtifactError(f"{FILE} holds a {type(model).__name__}, which is no classifier")
     return model

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import UsageError
-from embedkit.heads.base import Arrays, Floats, Head, ScoredHead, State, frozen
+from embedkit.heads.base import Arrays, Floats, Head, ScoredHead, State, facts_of
+from embedkit.heads.calibration import Calibration
 from embedkit.heads.skops_head import FILE
 
 
@@ -47,14 +48,13 @@ class CalibratedHead(ScoredHead):
     has_probabilities: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", frozen(np.asarray(self.scale, dtype=np.float64)))
-        object.__setattr__(self, "shift", frozen(np.asarray(self.shift, dtype=np.float64)))
+        calibration = Calibration(*(np.asarray(part, dtype=np.float64) for part in (self.scale, self.shift)))
+        object.__setattr__(self, "scale", calibration.scale)
+        object.__setattr__(self, "shift", calibration.shift)
         wide = (self.classes,)
         shift = wide if self.multi_label or self.classes > 2 else (1,)
         if self.scale.shape != (wide if self.multi_label else (1,)) or self.shift.shape != shift:
             raise ValueError(f"scale and shift of shapes {self.scale.shape} and {self.shift.shape} do not fit")
-        if not (self.scale > 0).all() or not np.isfinite(self.scale).all() or not np.isfinite(self.shift).all():
-            raise ValueError("scale must be positive, and scale and shift finite")
 
     @property
     def classes(self) -> int:
@@ -78,13 +78,7 @@ class CalibratedHead(ScoredHead):
     def state(self) -> State:
         """Return the base's parts with ``scale`` and ``shift``."""
         base = self.base.state()
-        described = {
-            "kind": self.kind,
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": self.multi_label,
-            "base": base.described,
-        }
+        described = {**facts_of(self), "base": base.described}
         return State(described, {"scale": self.scale, "shift": self.shift, **prefixed("base", base.arrays)})
 
     @classmethod
@@ -144,13 +138,7 @@ class PerLabelHead(ScoredHead):
             raise UsageError(
                 "only one head that stays a scikit-learn object can be saved with others; take one for all"
             )
-        described = {
-            "kind": self.kind,
-            "classes": self.classes,
-            "n_features": self.n_features,
-            "multi_label": True,
-            "heads": [state.described for state in states],
-        }
+        described = {**facts_of(self), "heads": [state.described for state in states]}
         arrays: dict[str, npt.NDArray[Any]] = {}
         for place, state in enumerate(states):
             arrays |= prefixed(str(place), state.arrays)

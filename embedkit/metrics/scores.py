@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import UsageError
+from embedkit.metrics.counts import f1_counts, macro_f1, micro_f1
 from embedkit.metrics.multiclass import confusion_matrix, matthews_correlation
 
 OF_CLASSES = ("accuracy", "macro-f1", "mcc")
@@ -45,21 +46,16 @@ def scores_of(true: npt.NDArray[Any], predicted: npt.NDArray[Any], n_classes: in
         does.
     """
     if true.ndim == 2:
-        hits, positives = (true & predicted).sum(axis=0), true.sum(axis=0) + predicted.sum(axis=0)
+        sums = f1_counts(true, predicted).sum(axis=0, dtype=np.int64)[None]
         return {
-            "micro-f1": float(2 * hits.sum() / max(1, positives.sum())),
-            "macro-f1": _mean_f1(hits, positives),
+            "micro-f1": float(micro_f1(sums)[0]),
+            "macro-f1": float(macro_f1(sums)[0]),
             "subset-accuracy": float((true == predicted).all(axis=1).mean()),
         }
     matrix = confusion_matrix(true, predicted, n_classes)
+    sums = np.concatenate([2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1)])[None]
     return {
         "accuracy": float(np.trace(matrix) / matrix.sum()),
-        "macro-f1": _mean_f1(np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1)),
+        "macro-f1": float(macro_f1(sums)[0]),
         "mcc": matthews_correlation(matrix),
     }
-
-
-def _mean_f1(hits: npt.NDArray[Any], positives: npt.NDArray[Any]) -> float:
-    """Return the mean F1 = 2 hits / (true + predicted) over what occurs."""
-    occurs = positives > 0
-    return float((2 * hits[occurs] / positives[occurs]).mean()) if occurs.any() else 0.0
