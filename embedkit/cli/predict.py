@@ -103,7 +103,9 @@ def answers(classifier: FrozenClassifier, predictions: Predictions) -> Iterator[
     values = predictions.probabilities
     if values is None:
         assert predictions.scores is not None
-        values = predictions.scores
+        values = np.nan_to_num(
+            predictions.scores
+        )  # a label that all training rows had, or none: JSON has no infinity
         if values.ndim == 1:
             values = np.column_stack([-values, values])
     what = "margins" if predictions.probabilities is None else "scores"

@@ -20,7 +20,13 @@ from embedkit.artifact import staged
 from embedkit.data import LabelCodec, class_counts, groups_of, require_classes
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.explain import Explanation, explain_text
-from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings, load_frozen
+from embedkit.estimators.frozen import (
+    FrozenClassifier,
+    exact_settings,
+    head_params,
+    head_settings,
+    load_frozen,
+)
 from embedkit.estimators.inputs import Form, Targets, as_inputs, as_targets, as_weights
 from embedkit.estimators.own_head import OwnHead, check_own_head, fit_own_head
 from embedkit.estimators.text_encoder import TextEncoder
@@ -459,7 +465,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             str(head.get("clf", "logreg")),
             scale=head.get("scale", "auto"),
             class_weight=head.get("class_weight"),
-            head_params=head.get("params") or None,
+            head_params=head_params(head) or None,
             random_state=frozen.about.get("seed", 42),
             calibrate=head.get("calibrate", False),
             thresholds=head.get("thresholds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +33,7 @@ from embedkit.store import open_store
 
 HEAD_FILE = "head.safetensors"
 _FILE = ".skops"  # ends the name of an array that is a file of its own
+_INFINITE = "inf"  # a parameter that JSON has no number for
 _PROBLEMS = ("single_label_classification", "multi_label_classification")
 _ABOUT = ("head_settings", "data", "seed", "rows")
 # What the encoder's settings are in a manifest, where it is not a string. A setting that is added later has to
@@ -190,9 +192,25 @@ def head_settings(spec: HeadSpec) -> dict[str, Any]:
     return {
         "clf": spec.clf,
         "scale": spec.scale,
-        "params": dict(spec.params),
-        "class_weight": dict(weights) if isinstance(weights, Mapping) else weights,
+        "params": {name: _written(value) for name, value in spec.params.items()},
+        "class_weight": {str(label): _written(value) for label, value in weights.items()}
+        if isinstance(weights, Mapping)
+        else weights,
     }
+
+
+def _written(value: Any) -> Any:  # noqa: ANN401 - of a parameter
+    """Return a parameter as JSON can hold it."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return _INFINITE if isinstance(plain, float) and plain == math.inf else plain
+
+
+def head_params(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that `head_settings` wrote; none where something else stands there."""
+    params = settings.get("params")
+    if not isinstance(params, Mapping):
+        return {}
+    return {name: math.inf if value == _INFINITE else value for name, value in params.items()}
 
 
 def installed(names: Sequence[str]) -> dict[str, str]:

@@ -80,7 +80,7 @@ class Rows:
         if data is None:
             raise DataError(
                 f"{folder}: the store does not have the rows that it was trained on, so none can be added "
-                "(another store, a purged one, or --no-store); train on all rows together"
+                "(another store, a purged one, --no-store, or a fit in Python); train on all rows together"
             )
         arrays = unpacked(data, f"the rows of {folder}")
         keys, targets = arrays.get("keys"), arrays.get("targets")

@@ -91,9 +91,9 @@ def check_training(splits: Mapping[str, Split], *, adding: bool = False) -> list
     require_texts(train.kind)
     if train.labels is None:
         raise DataError(f"{train.source}: training needs labels; name their column with --label-column")
-    if not adding:
-        require_classes(train.labels, train.source)
     several = has_label_sets(train.labels)
+    if not adding and not (several and any(train.labels) and not all(train.labels)):
+        require_classes(train.labels, train.source)  # one label will do where some rows have it and some have none
     for split in splits.values():
         if split.labels is not None and len(split) and has_label_sets(split.labels) != several:
             kinds = ("one label a row", "several labels a row")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from embedkit import metrics
 from embedkit.data.labels import Label, LabelCodec
+from embedkit.data.text import name_of
+from embedkit.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,28 @@ class Judgement:
         trained = len(self.names) - len(self.metrics["unseen_labels"])
         unseen = self.true[:, trained:].any(axis=1) if self.multi_label else self.true >= trained
         return int(unseen.sum())
+
+
+def extended_codec(trained: LabelCodec, labels: Iterable[Any], where: str = "the data") -> LabelCodec:
+    """Return a codec with the labels that training never saw behind those that it saw.
+
+    Raises
+    ------
+    DataError
+        They are strings and training had numbers, or the like: no label would ever be the same.
+    """
+    codec = trained.extended(labels)
+    kinds = list(dict.fromkeys(map(_kind, codec.classes)))
+    if len(kinds) > 1:
+        raise DataError(
+            f"labels are {kinds[0]} in training and {kinds[1]} in {where} ({name_of(codec.classes[-1])}); write "
+            "them in one way"
+        )
+    return codec
+
+
+def _kind(label: Label) -> str:
+    return "strings" if isinstance(label, str) else "booleans" if isinstance(label, bool) else "numbers"
 
 
 def judge(
@@ -83,7 +107,7 @@ def judge(
         If `positive` is no label.
     """
     trained = LabelCodec(tuple(train_labels))
-    codec = trained.extended(true_labels)
+    codec = extended_codec(trained, true_labels)
     true, predicted = codec.encode(true_labels), trained.encode(predicted_labels)
     figures = metrics.classification(
         true,
@@ -130,7 +154,7 @@ def judge_sets(
         If there are no rows, lengths differ, or a predicted label is none of the model's.
     """
     trained = LabelCodec(tuple(train_labels))
-    codec = trained.extended(true_sets)
+    codec = extended_codec(trained, true_sets)
     true, predicted = codec.encode_sets(true_sets), trained.encode_sets(predicted_sets)
     unseen = np.zeros((len(predicted), len(codec) - len(trained)), dtype=np.bool_)
     predicted = np.hstack([predicted, unseen])

@@ -17,6 +17,7 @@ from embedkit.data.splits import Rare, has_label_sets
 from embedkit.data.text import aligned
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
 from embedkit.errors import UsageError
+from embedkit.estimators.frozen import head_settings
 from embedkit.evaluation.plots import SweepPoint, save_png, sweep_figure
 from embedkit.heads import HeadSpec, Trial, cross_validate
 from embedkit.heads.base import Floats
@@ -106,6 +107,7 @@ class Sweep:
     def summary(self) -> dict[str, Any]:
         """Return what `metrics.json` says."""
         best = self.chosen
+        described = head_settings(best.trial.spec)
         return {
             "metric": self.metric,
             "folds": self.folds,
@@ -118,9 +120,7 @@ class Sweep:
             "chosen": {
                 "layers": best.layers,
                 "pooling": best.pooling,
-                "clf": best.trial.spec.clf,
-                "params": dict(best.trial.spec.params),
-                "scale": best.trial.spec.scale,
+                **{name: described[name] for name in ("clf", "params", "scale")},
                 **{
                     _key(name): {"mean": best.trial.mean(name), "std": best.trial.std(name), "folds": list(values)}
                     for name, values in best.trial.scores.items()

@@ -14,9 +14,10 @@ from embedkit.data import LabelCodec, Split
 from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted
 from embedkit.errors import DataError, UsageError
-from embedkit.estimators.frozen import FrozenClassifier, load_frozen
+from embedkit.estimators.frozen import FrozenClassifier, head_params, load_frozen
 from embedkit.estimators.rows import Rows
 from embedkit.evaluation.frozen import TRAIN, fingerprints_of, targets_of
+from embedkit.evaluation.judge import extended_codec
 from embedkit.heads import Decision, HeadSpec
 
 
@@ -61,16 +62,16 @@ class Update:
             folder, model=model, store=store, device=device, batch_tokens=batch_tokens, threads=threads
         )
         about = classifier.about
-        earlier = Rows.read(classifier.extractor, about.get("rows"), str(folder))
         settings = about.get("head_settings", {})
         try:
             spec = HeadSpec(
-                settings["clf"], settings["scale"], settings["class_weight"], settings["params"], about["seed"]
+                settings["clf"], settings["scale"], settings["class_weight"], head_params(settings), about["seed"]
             )
-        except (KeyError, UsageError):
+        except (KeyError, TypeError, UsageError):
             raise UsageError(
                 f"{folder}: its head was fitted in Python; fit it there again with more rows"
             ) from None
+        earlier = Rows.read(classifier.extractor, about.get("rows"), str(folder))
         return cls(folder, classifier, earlier, spec)
 
     def new_rows(self, splits: Mapping[str, Split]) -> tuple[dict[str, Split], list[str]]:
@@ -106,7 +107,7 @@ class Update:
         return {**splits, TRAIN: train.take(fresh)}, notes
 
     def _codec(self, train: Split) -> LabelCodec:
-        return self.classifier.codec.extended(train.labels or [])
+        return extended_codec(self.classifier.codec, train.labels or [], train.source)
 
     def how(self, read: Split, positive: str | None) -> dict[str, Any]:
         """Return what `train_frozen` is to be told; `read` is train with the rows that were there already."""
