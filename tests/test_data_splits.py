@@ -151,7 +151,7 @@ def test_rare_classes_in_folds() -> None:
 def test_folds_that_cannot_be() -> None:
     with pytest.raises(UsageError, match="at least 2 folds"):
         stratified_folds(["a", "b"], [0, 1], 1, 0)
-    with pytest.raises(DataError, match="4 distinct texts are too few for 5 folds"):
+    with pytest.raises(DataError, match="4 distinct texts, too few for 5 folds; add texts"):
         stratified_folds(["a", "a", "b", "b"], [0, 1, 2, 3], 5, 0)
 
 

@@ -176,7 +176,8 @@ def stratified_folds(
         )
     fold_of_group = _deal(parts, k, rng, set(alone.tolist()))
     if len(set(fold_of_group[fold_of_group >= 0].tolist())) < k:
-        raise DataError(f"{counted(int((fold_of_group >= 0).sum()), 'distinct text')} are too few for {k} folds")
+        count = counted(int((fold_of_group >= 0).sum()), "distinct text")
+        raise DataError(f"{count}, too few for {k} folds; add texts, or take fewer folds (--cv)")
     fold = fold_of_group[parts.of_row]
     learnt = fold >= 0 if rare == "drop" else np.ones(len(fold), dtype=np.bool_)
     return [(np.flatnonzero((fold != i) & learnt), np.flatnonzero(fold == i)) for i in range(k)]

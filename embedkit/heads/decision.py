@@ -134,12 +134,10 @@ def fit_decided(
     if not decision.needed:
         return Decided(fitted, fitted.head, None, None)
     if validation is None:
-        labels = targets if targets.ndim == 1 else [np.flatnonzero(row).tolist() for row in targets]
-        count = min(decision.folds, len(np.unique(np.asarray(groups))))
-        folds = stratified_folds(labels, groups, count, decision.seed, rare="train-only")
-        spec = replace(spec, scale="standard" if fitted.scaled else "none")  # no fold may differ from the whole
-        scores, rows = out_of_fold(spec, features, targets, folds, names, sample_weight=weights, threads=threads)
-        truth = targets[rows]
+        kept = np.arange(len(features)) if weights is None else np.flatnonzero(weights)
+        part = features[kept], targets[kept], np.asarray(groups)[kept], None if weights is None else weights[kept]
+        settled = replace(spec, scale="standard" if fitted.scaled else "none")  # no fold may differ from the whole
+        scores, truth = _out_of_fold(settled, decision, *part, names, threads)
     else:
         scores, truth = fitted.head.decision_function(validation[0]), validation[1]
     head, notes = fitted.head, list(fitted.notes)
@@ -153,6 +151,24 @@ def fit_decided(
         notes += said
     tuned_on = "validation" if validation is not None else "train, out of fold"
     return Decided(replace(fitted, head=head, notes=notes), fitted.head, thresholds, tuned_on)
+
+
+def _out_of_fold(
+    spec: HeadSpec,
+    decision: Decision,
+    features: Floats,
+    targets: npt.NDArray[Any],
+    groups: npt.NDArray[Any],
+    weights: Floats | None,
+    names: Sequence[str],
+    threads: int | None,
+) -> tuple[Floats, npt.NDArray[Any]]:
+    """Return the scores of train rows by heads that were not fitted on them, and their targets."""
+    labels = targets if targets.ndim == 1 else [np.flatnonzero(row).tolist() for row in targets]
+    count = max(2, min(decision.folds, len(np.unique(groups))))
+    folds = stratified_folds(labels, groups, count, decision.seed, rare="train-only")
+    scores, rows = out_of_fold(spec, features, targets, folds, names, sample_weight=weights, threads=threads)
+    return scores, targets[rows]
 
 
 def _calibrated(head: Head, calibration: Calibration) -> Head:
