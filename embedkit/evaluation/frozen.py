@@ -173,6 +173,9 @@ def train_frozen(
             entry = judged(split, predictions, classifier, positive=positive)
             if decision.calibrate:
                 _add_calibration(entry, decided, features[name])
+            if name == decided.tuned_on:
+                entry.judgement.metrics["used_to_tune"] = True
+                run.notes.append(f"{name}: what decides was tuned on these rows, so figures on them flatter it")
             run.judged[name] = entry
     run.seconds = {
         "load": total.load_seconds,
@@ -219,7 +222,7 @@ def _validation(
 
 
 def _add_calibration(entry: Judged, decided: Decided, features: Features) -> None:
-    """Say how far probabilities could be believed before and after calibration, on rows that neither saw."""
+    """Say how far probabilities can be believed before and after calibration."""
     true, trained = entry.judgement.true, decided.before.classes
     wanted = true[:, :trained] if true.ndim == 2 else true
     heads = {"before": decided.before, "after": decided.fitted.head}
