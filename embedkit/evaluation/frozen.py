@@ -146,46 +146,57 @@ def train_frozen(
     for part in features.values():
         total += part.extraction
     rows = Rows.of(extractor, train, targets_of(train, codec))
-    vectors, targets, groups = features[TRAIN].vectors, rows.targets, groups_of(train.inputs)
+    vectors, groups = features[TRAIN].vectors, groups_of(train.inputs)
     if earlier is not None:
         rows = earlier.joined(rows)
-        vectors, targets = np.concatenate([extractor.recall(earlier.keys), vectors]), rows.targets
-        groups = groups_of(map(bytes, rows.keys.reshape(len(rows), -1)))
-    decided = fit_decided(
-        spec,
-        decision,
-        vectors,
-        targets,
-        codec.names,
-        groups=groups,
-        validation=_validation(splits, features, codec) if decision.needed else None,
-        threads=threads,
-    )
+        vectors = np.concatenate([extractor.recall(earlier.keys), vectors])
+        groups = groups_of(key.tobytes() for key in rows.keys)
+    validation = _validation(splits, features, codec) if decision.needed else None
+    how: dict[str, Any] = {"groups": groups, "validation": validation, "threads": threads}
+    fitting = time.perf_counter()
+    decided = fit_decided(spec, decision, vectors, rows.targets, codec.names, **how)
+    decided.fitted.head.state()  # one that has no form without pickle is refused before it is judged
+    judging = time.perf_counter()
     about = _about(spec, decision, decided, splits)
     about["data"][TRAIN] |= _origin(earlier, trained_on)
     classifier = FrozenClassifier(extractor, decided.fitted.head, codec, train.kind, about, decided.thresholds)
     run = FrozenRun(classifier, extraction=total, notes=[*extractor.remarks(total), *decided.fitted.notes])
     about["rows"] = rows.keep(extractor)
-    before = time.perf_counter()
-    for name, split in splits.items():
-        if name != TRAIN and split.labels is not None and len(split):
-            predictions = classifier.answer(features[name].vectors, features[name].extraction)
-            entry = judged(split, predictions, classifier, positive=positive)
-            if decision.calibrate:
-                _add_calibration(entry, decided, features[name])
-            if name == decided.tuned_on:
-                entry.judgement.metrics["used_to_tune"] = True
-                run.notes.append(f"{name}: what decides was tuned on these rows, so figures on them flatter it")
-            run.judged[name] = entry
+    for name in features:
+        if name != TRAIN and len(splits[name]):
+            run.judged[name] = _judged_with(decided, splits[name], features[name], classifier, positive)
+    if decided.tuned_on in run.judged:
+        run.notes.append(
+            f"{decided.tuned_on}: what decides was tuned on these rows, so figures on them flatter it"
+        )
     run.seconds = {
         "load": total.load_seconds,
         "extract": total.seconds - total.load_seconds,
         "tune": 0.0,
-        "fit": decided.fitted.seconds,
-        "evaluate": time.perf_counter() - before,
+        "fit": judging - fitting,
+        "evaluate": time.perf_counter() - judging,
         "total": time.perf_counter() - start,
     }
     return run
+
+
+def _judged_with(
+    decided: Decided, split: Split, features: Features, classifier: FrozenClassifier, positive: str | None
+) -> Judged:
+    """Judge a split, and say what calibration changed."""
+    predictions = classifier.answer(features.vectors, features.extraction)
+    entry = judged(split, predictions, classifier, positive=positive)
+    figures, before = entry.judgement.metrics, decided.before
+    if "calibration" in figures and before.has_probabilities:
+        probabilities = before.predict_proba(features.vectors)
+        figures["calibration"] = {"before": _believed(entry.judgement, probabilities), **figures["calibration"]}
+    return entry
+
+
+def _believed(judgement: Judgement, probabilities: NDArray[Any]) -> dict[str, Any]:
+    """Say how far probabilities of the labels that were trained could be believed."""
+    true = judgement.true
+    return expected_calibration(true[:, : probabilities.shape[1]] if true.ndim == 2 else true, probabilities)
 
 
 def check_plan(
@@ -219,18 +230,6 @@ def _validation(
     codes = codec.encode(split.labels, unknown="mark")
     known = codes >= 0
     return (features["validation"].vectors[known], codes[known]) if known.any() else None
-
-
-def _add_calibration(entry: Judged, decided: Decided, features: Features) -> None:
-    """Say how far probabilities can be believed before and after calibration."""
-    true, trained = entry.judgement.true, decided.before.classes
-    wanted = true[:, :trained] if true.ndim == 2 else true
-    heads = {"before": decided.before, "after": decided.fitted.head}
-    entry.judgement.metrics["calibration"] = {
-        name: expected_calibration(wanted, head.predict_proba(features.vectors))
-        for name, head in heads.items()
-        if head.has_probabilities
-    }
 
 
 def check_positive(positive: str | None, codec: LabelCodec, labels: Sequence[Any] | None = None) -> None:
@@ -277,6 +276,10 @@ def judged(
         judgement = judge(labels, names, codec.classes, positive=positive)
     if classifier.thresholds is not None:
         judgement.metrics["thresholds"] = classifier.thresholds.to_json()
+    if classifier.about.get("head_settings", {}).get("calibrate") and predictions.probabilities is not None:
+        judgement.metrics["calibration"] = {"after": _believed(judgement, predictions.probabilities)}
+    if _tuned_on(classifier.about) == split.fingerprint():
+        judgement.metrics["used_to_tune"] = True
     return Judged(split, predictions, judgement)
 
 
@@ -363,6 +366,14 @@ def split_to_judge(dataset: Dataset, wanted: str | None, classifier: FrozenClass
     if split.fingerprint() in fingerprints_of(about):
         dataset.notes.append(f"{split.source}: these are the rows that the classifier was trained on")
     return split
+
+
+def _tuned_on(about: Mapping[str, Any]) -> str | None:
+    """Return the fingerprint of the validation rows that calibration or thresholds were learnt on, if any."""
+    if about.get("head_settings", {}).get("tuned_on") != "validation":
+        return None
+    fingerprint: str | None = about.get("data", {}).get("validation", {}).get("fingerprint")
+    return fingerprint
 
 
 def fingerprints_of(about: Mapping[str, Any]) -> list[str]:

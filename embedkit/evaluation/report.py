@@ -226,6 +226,8 @@ def _decision(thresholds: Thresholds, names: Sequence[str]) -> str:
 def _remarks(metrics: Mapping[str, Any]) -> Iterable[str]:
     """Yield what the figures mean."""
     yield f"macro F1 is the mean over {metrics['macro_f1_over']}"
+    if metrics.get("used_to_tune"):
+        yield "what decides (calibration, thresholds) was learnt on these very rows, so the figures flatter it"
     if metrics.get("unseen_labels"):
         unseen = ", ".join(map(name_of, metrics["unseen_labels"]))
         counted_as = (
