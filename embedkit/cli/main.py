@@ -19,7 +19,7 @@ from embedkit.errors import EmbedkitError
 
 _COMMANDS = (inspect, extract, fit_head, evaluate, predict, cache, demo)
 _INTERNAL, _IO, _INTERRUPTED, _PIPE = 70, 74, 130, 141
-_LAYERS = re.compile(r"-\d+([,+]-?\d+)+")
+_LAYERS = re.compile(r"-\d+([,+](-?\d+|all))+")
 _EPILOG = """\
 DATA is a folder with split files (train; validation, valid, val or dev; test), one file (20 % is then held out
 as test), or hf:name[/config]. Formats: csv, tsv, jsonl, parquet, arrow, CoNLL columns.
