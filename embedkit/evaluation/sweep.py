@@ -16,6 +16,7 @@ from embedkit.data.checks import small_classes
 from embedkit.data.splits import Rare, has_label_sets
 from embedkit.data.text import aligned
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
+from embedkit.encoders.texts import chunks_of
 from embedkit.errors import UsageError
 from embedkit.estimators.frozen import head_settings
 from embedkit.evaluation.plots import SweepPoint, save_png, sweep_figure
@@ -236,7 +237,8 @@ def run_sweep(
     extractors = [opener(view) for view in views]
     for extractor in _unions(views, opener):
         extractor.progress = progress
-        sweep.extraction += extractor.transform(texts, rows=train.rows).extraction
+        for part in chunks_of(texts):  # all views of all texts at once may be more than the memory holds
+            sweep.extraction += extractor.transform(texts[part], rows=train.rows[part]).extraction
     start = time.perf_counter()
     features = (_vectors(extractor, texts) for extractor in extractors)
     for extractor, trials in zip(
