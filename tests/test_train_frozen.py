@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from embedkit.artifact import staged
+from embedkit.cli.main import main
 from embedkit.data import Split
 from embedkit.encoders import EncoderSettings, FeatureExtractor
 from embedkit.errors import UsageError
@@ -116,3 +117,24 @@ def test_a_sweep_never_holds_all_views_of_all_texts(
     assert max(sizes) <= max(60, 8 * len(views)) * extractor.width()
     assert (found.extraction.rows, found.extraction.computed) == (60, 60)
     assert len(found.candidates) == len(views) == 8
+
+
+def test_a_metric_to_choose_by_is_not_ignored_in_silence(
+    extractor: FeatureExtractor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "data.csv"
+    rows = split("all", range(40))
+    lines = [f"{text},{label}" for text, label in zip(rows.inputs, rows.labels or [], strict=True)]
+    table.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    model = str(extractor.folder.resolved.folder)
+    plain = ["fit-head", str(table), "-m", model, "--store", str(tmp_path / "store"), "--overwrite"]
+    said = []
+    for more in (
+        [],
+        ["--metric", "mcc"],
+        ["--metric", "mcc", "--cv", "2"],
+        ["--metric", "mcc", "--layers", "1,2"],
+    ):
+        assert main([*plain, "-o", str(tmp_path / "out"), "--jobs", "1", *more][: None if more else -2]) == 0
+        said.append("there is one candidate and nothing to choose" in capsys.readouterr().err)
+    assert said == [False, True, False, False]

@@ -95,6 +95,8 @@ def _choose_and_train(
             settings, spec = sweep.chosen.settings, sweep.chosen.trial.spec
         else:
             (settings,), (spec,) = views, specs
+            if args.metric is not None or args.jobs is not None:
+                say(args, "note: there is one candidate and nothing to choose; --cv K cross-validates it")
         how = {"codec": codec, "decision": decision, "trained_on": [fingerprint]}
         trained = train(args, splits, opener(settings), spec, **how)
         trained.sweep = sweep

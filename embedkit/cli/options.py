@@ -104,7 +104,7 @@ def add_compute(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
     """Add what changes the speed and no answer."""
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     group.add_argument("--batch-tokens", type=int, metavar="N", help="most tokens of a batch")
-    group.add_argument("--threads", type=int, metavar="N", help="of the forward pass")
+    group.add_argument("--threads", type=int, metavar="N", help="of the forward pass and of a fit")
 
 
 def add_artifact_encoder(parser: argparse.ArgumentParser) -> None:

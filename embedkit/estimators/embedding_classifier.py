@@ -72,7 +72,8 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     head : str or scikit-learn classifier, default "logreg"
         A name of `embedkit.heads.available`, or an unfitted classifier that is cloned.
     scale : {"auto", "none", "standard"}, default "auto"
-        Whether features are standardised for a head by name; auto: unless they have norm 1.
+        Whether features are standardised for a head by name; auto: unless they have norm 1 and differ in where
+        they point.
     class_weight : None, "balanced" or mapping of label to weight
         For a head by name.
     head_params : mapping, optional

@@ -18,6 +18,7 @@ from embedkit.heads.base import Codes, Floats
 from embedkit.heads.table import HEADS, SKLEARN, available, is_number
 
 ClassWeight = Mapping[str, float] | str | None
+_UNMOVED = ("dummy", "centroid")  # by weights of classes, or only in their shares
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,9 @@ def _check_class_weight(clf: str, class_weight: ClassWeight) -> None:
     """Refuse what is no class weight, and any for a head that would ignore it."""
     if class_weight is None:
         return
-    if clf in ("dummy", "centroid") or not takes_weights(clf):  # a class's mean is the same at any weight
-        raise UsageError(f"{clf} takes no class_weight")
+    if clf in _UNMOVED or not takes_weights(clf):
+        others = ", ".join(name for name, kind in HEADS.items() if kind.weighted and name not in _UNMOVED)
+        raise UsageError(f"{clf} takes no class_weight; leave it out, or take {others}")
     if isinstance(class_weight, Mapping):
         wrong = [label for label, weight in class_weight.items() if not (is_number(weight) and 0 < weight < inf)]
         if wrong:
