@@ -25,6 +25,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 
 from embedkit.cli import main
 from embedkit.data import groups_of, stratified_folds
@@ -290,7 +291,8 @@ class Bench:
         if view not in self._known:
             settings = EncoderSettings(str(self._model), layers=view[0], pooling=view[1])
             self._known[view] = FeatureExtractor(settings, store=self._store).transform(self._texts).vectors
-        return cross_validate(classifier, self._known[view], y, cv=self._folds, scoring=scoring)
+        with threadpool_limits(1):  # for products so small OpenBLAS waits for its threads longer than it computes
+            return cross_validate(classifier, self._known[view], y, cv=self._folds, scoring=scoring)
 
 
 OF_CLASSES = {"accuracy": "accuracy", "macro_f1": "f1_macro", "mcc": make_scorer(matthews_corrcoef)}
