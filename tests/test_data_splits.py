@@ -148,6 +148,50 @@ def test_rare_classes_in_folds() -> None:
     assert sum(10 in test or 11 in test for _, test in stratified_folds(two, np.arange(12), 5, 0)) == 2
 
 
+label_sets = st.lists(st.lists(st.sampled_from("abcdef"), max_size=4, unique=True), min_size=6, max_size=60)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sets=label_sets, k=st.integers(2, 5), seed=seeds, rare=st.sampled_from(["error", "drop", "train-only"]))
+def test_rare_sets_of_labels_are_pooled(sets: list[list[str]], k: int, seed: int, rare: Any) -> None:
+    """A set that few rows have is no class of its own: no row is left out, and shares are kept together."""
+    folds = stratified_folds(sets, np.arange(len(sets)), k, seed, rare=rare)
+    assert sorted(row for _, test in folds for row in test.tolist()) == list(range(len(sets)))
+    assert all(len(train) + len(test) == len(sets) for train, test in folds)
+    kinds = [frozenset(labels) for labels in sets]
+    counts = Counter(kinds)
+    pooled = [kind if counts[kind] >= k else None for kind in kinds]
+    for kind in set(pooled):
+        sizes = [sum(pooled[row] == kind for row in test.tolist()) for _, test in folds]
+        assert max(sizes) - min(sizes) <= 1
+    turned = [labels[::-1] for labels in sets]  # the order within a row says nothing
+    again = stratified_folds(turned, np.arange(len(sets)), k, seed, rare=rare)
+    assert [test.tolist() for _, test in again] == [test.tolist() for _, test in folds]
+
+
+@settings(max_examples=100, deadline=None)
+@given(sets=label_sets, share=st.sampled_from([0.2, 0.5]), seed=seeds)
+def test_rare_sets_of_labels_are_held_out_too(sets: list[list[str]], share: float, seed: int) -> None:
+    _, held = holdout(sets, np.arange(len(sets)), share, seed)
+    assert abs(len(held) - share * len(sets)) <= 1
+    kinds = [frozenset(labels) for labels in sets]
+    counts = Counter(kinds)
+    pooled = [kind if counts[kind] >= np.ceil(1 / share) else None for kind in kinds]
+    taken = Counter(pooled[row] for row in held.tolist())
+    for kind, rows_of_kind in Counter(pooled).items():
+        assert abs(taken[kind] - share * rows_of_kind) <= 1
+
+
+def test_pooled_sets_by_hand() -> None:
+    sets = [["a"]] * 10 + [["a", "b"], ["b"], ["c"], ["a", "c"], [], ["b", "c"]]
+    folds = stratified_folds(sets, np.arange(16), 2, 0)
+    assert [Counter(row < 10 for row in test.tolist()) for _, test in folds] == [Counter({True: 5, False: 3})] * 2
+    _, held = holdout(sets, np.arange(16), 0.5, 0)
+    assert Counter(row < 10 for row in held.tolist()) == {True: 5, False: 3}
+    twice = [["b"], ["b"], ["a"], ["a"]]  # both texts of b stand twice: its two rows are one group, and no class
+    assert len(stratified_folds(twice, [0, 0, 1, 2], 2, 0)) == 2
+
+
 def test_folds_that_cannot_be() -> None:
     with pytest.raises(UsageError, match="at least 2 folds"):
         stratified_folds(["a", "b"], [0, 1], 1, 0)

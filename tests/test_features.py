@@ -741,3 +741,64 @@ def test_no_text_is_ever_said(
     assert len(said) == 10
     assert len(caplog.records) >= 2
     assert "secret" not in "\n".join(said) + caplog.text
+
+
+# ------------------------------------------------------------------------------- rows that are known by their keys
+
+
+@pytest.mark.parametrize("pairs", ["cross", "bi"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", ["text", "pair"])
+def test_recall_gives_what_transform_gave(model: Path, tmp_path: Path, kind: str, pairs: str, dtype: str) -> None:
+    inputs: list[Any] = [*POOL, *POOL[::2]]
+    if kind == "pair":
+        inputs = [(one, POOL[(i * 5) % len(POOL)]) for i, one in enumerate(inputs)]
+    bench = Bench(model, tmp_path, dtype=dtype, pairs=pairs, layers="1,-1", pooling="cls+mean")
+    vectors, _ = bench(inputs)
+    keys = bench.extractor.keys(inputs, np.arange(1, len(inputs) + 1))
+    assert keys.shape == (len(inputs), 2 if (kind, pairs) == ("pair", "bi") else 1, 16)
+    assert keys.dtype == np.uint8
+    later = Bench(model, tmp_path, dtype=dtype, pairs=pairs, layers="1,-1", pooling="cls+mean")
+    assert_equal(later.extractor.recall(keys), vectors)
+    order = np.random.default_rng(0).permutation(len(inputs))
+    assert_equal(later.extractor.recall(keys[order]), vectors[order])
+    assert later.encoder.windows == 0
+    assert later.extractor.recall(keys[:0]).shape[0] == 0
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(inputs=st.lists(st.tuples(st.sampled_from(POOL), st.sampled_from(POOL)), min_size=2, max_size=20))
+def test_keys_are_equal_where_inputs_are(model: Path, inputs: list[tuple[str, str]]) -> None:
+    for pairs in ("cross", "bi"):
+        keys = Bench(model, pairs=pairs).extractor.keys(inputs, np.arange(len(inputs)))
+        called = [key.tobytes() for key in keys]
+        for i, one in enumerate(inputs):
+            for j, other in enumerate(inputs):
+                assert (called[i] == called[j]) == (one == other)
+
+
+def test_keys_do_not_depend_on_the_encoder(model: Path, tmp_path: Path) -> None:
+    rows = np.arange(1, len(POOL) + 1)
+    plain = Bench(model).extractor.keys(POOL, rows)
+    np.testing.assert_array_equal(
+        plain, Bench(model, tmp_path, layers="0", long="mean").extractor.keys(POOL, rows)
+    )
+
+
+def test_recall_says_how_many_rows_the_store_lacks(model: Path, tmp_path: Path) -> None:
+    bench = Bench(model, tmp_path / "store")
+    bench(POOL[:5])
+    keys = bench.extractor.keys(POOL, np.arange(len(POOL)))
+    missing = f"lacks the features of {len(POOL) - 5} of {len(POOL)} earlier rows"
+    with pytest.raises(DataError, match=missing):
+        bench.extractor.recall(keys)
+    assert_equal(bench.extractor.recall(keys[:5]), bench.expected(POOL[:5]))
+    with pytest.raises(DataError, match="lacks the features of 5 of 5"):  # another view
+        Bench(model, tmp_path / "store", layers="0").extractor.recall(keys[:5])
+    with pytest.raises(DataError, match="lacks the features of 5 of 5"):
+        Bench(model).extractor.recall(keys[:5])
+
+
+def test_a_text_without_a_key_is_named_by_its_row(model: Path) -> None:
+    with pytest.raises(DataError, match="row 8"):
+        Bench(model).extractor.keys(["a", "\ud800"], np.array([3, 8]))

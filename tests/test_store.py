@@ -762,3 +762,104 @@ def test_a_store_that_is_not_there_is_empty(tmp_path: Path) -> None:
 def test_bad_settings_are_usage_errors(tmp_path: Path, bad: dict) -> None:
     with pytest.raises(UsageError):
         FeatureStore(tmp_path, **bad)
+
+
+# Rows of fits
+
+
+def rows_of(store: FeatureStore) -> dict[str, bytes]:
+    folder = store.root / "v1" / "rows"
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+@pytest.mark.parametrize("data", [b"", b"rows", bytes(range(256)) * 5000])
+def test_rows_are_kept_under_their_digest(store: FeatureStore, data: bytes) -> None:
+    name = store.keep_rows(data)
+    assert name == hashlib.blake2b(data, digest_size=16, person=b"embedkit/rows/1").hexdigest()
+    assert store.keep_rows(data) == name
+    assert FeatureStore(store.root).rows(name) == data
+    assert rows_of(store) == {name: data}
+    path = store.root / "v1" / "rows" / name
+    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
+    assert store.info()["spaces"] == []  # rows are no space
+    assert store.verify().ok
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../CACHEDIR.TAG", "a" * 31, "A" * 32, "g" * 32, "a" * 33, "a" * 32 + "\n"]
+)
+def test_what_names_no_rows_is_not_looked_up(store: FeatureStore, name: str) -> None:
+    store.keep_rows(b"rows")
+    assert store.rows(name) is None
+
+
+def test_rows_that_are_not_there(tmp_path: Path, store: FeatureStore) -> None:
+    assert FeatureStore(tmp_path / "no" / "where").rows("a" * 32) is None
+    assert store.rows("a" * 32) is None
+    store.keep_rows(b"rows")
+    assert store.rows("a" * 32) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"row", b"rows!", b"Rows"])
+def test_damaged_rows_are_not_believed_and_are_written_again(store: FeatureStore, damage: bytes) -> None:
+    name = store.keep_rows(b"rows")
+    (store.root / "v1" / "rows" / name).write_bytes(damage)
+    assert store.rows(name) is None
+    assert store.keep_rows(b"rows") == name
+    assert store.rows(name) == b"rows"
+    assert set(rows_of(store)) == {name}
+
+
+def test_a_link_in_place_of_rows_is_not_followed(store: FeatureStore, tmp_path: Path) -> None:
+    name = store.keep_rows(b"rows")
+    theirs, path = tmp_path / "theirs", store.root / "v1" / "rows" / name
+    theirs.write_bytes(b"rows")
+    path.unlink()
+    path.symlink_to(theirs)
+    assert store.rows(name) is None
+    store.keep_rows(b"rows")
+    assert not path.is_symlink()
+    assert store.rows(name) == theirs.read_bytes() == b"rows"
+
+
+def aged(store: FeatureStore, name: str, hours: float) -> None:
+    os.utime(store.root / "v1" / "rows" / name, (time.time() - 3600 * hours,) * 2)
+
+
+def test_gc_removes_rows_that_are_old_where_an_age_is_named(store: FeatureStore, three: list[Space]) -> None:
+    old, new = store.keep_rows(b"old"), store.keep_rows(b"new")
+    aged(store, old, 3)
+    for limits in ({"older_than": 3600.0, "space": three[2].id}, {}, {"older_than": 4 * 3600.0}, {"max_bytes": 0}):
+        store.gc(**limits, delete=True)  # type: ignore[arg-type]
+        assert set(rows_of(store)) == {old, new}, limits
+    dry = store.gc(older_than=2 * 3600)
+    assert [Path(removal.path).name for removal in dry.removed] == [old]
+    assert (dry.removed[0].why, dry.bytes) == ("unused", 3)
+    assert set(rows_of(store)) == {old, new}
+    assert [Path(removal.path).name for removal in store.gc(older_than=2 * 3600, delete=True).removed] == [old]
+    assert set(rows_of(store)) == {new}
+
+
+def test_keeping_rows_again_is_a_use(store: FeatureStore) -> None:
+    name = store.keep_rows(b"rows")
+    aged(store, name, 3)
+    store.keep_rows(b"rows")
+    store.gc(older_than=3600, delete=True)
+    assert store.rows(name) == b"rows"
+
+
+def test_purge_removes_rows_with_all_features_and_not_with_one_space(
+    store: FeatureStore, three: list[Space]
+) -> None:
+    name = store.keep_rows(b"rows")
+    foreign = store.root / "v1" / "rows" / "notes.txt"
+    foreign.write_text("mine")
+    store.purge(three[0].id)
+    assert store.rows(name) == b"rows"
+    store.gc(older_than=0, delete=True)
+    assert foreign.read_text() == "mine"
+    name = store.keep_rows(b"rows")
+    report = store.purge()
+    assert store.rows(name) is None
+    assert str(store.root / "v1" / "rows" / name) in {removal.path for removal in report.removed}
+    assert foreign.read_text() == "mine"
