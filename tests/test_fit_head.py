@@ -645,7 +645,7 @@ def test_a_head_of_one_s_own_is_fitted_where_it_came_from(fit: Fit, model: Path,
     encoder, labels = TextEncoder(str(model)), [row["label"] for row in rows]
     forest = RandomForestClassifier(3, random_state=0)
     EmbeddingClassifier(encoder, forest).fit(texts_of(rows), labels).save("own")
-    assert "was fitted in Python" in fit(labelled(8, 5), "--update", "own", code=2)
+    assert "was fitted in Python" in fit(labelled(8, 5), "--update", "own", code=65)
     EmbeddingClassifier(encoder, "logreg").fit(texts_of(rows), labels).save("named")
     assert "a fit in Python" in fit(labelled(8, 5), "--update", "named", code=65)
 

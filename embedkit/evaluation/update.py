@@ -54,9 +54,7 @@ class Update:
         Raises
         ------
         DataError
-            The store does not have its rows.
-        UsageError
-            Its head was fitted in Python and has no name.
+            The store does not have its rows, or its head was fitted in Python and has no name.
         """
         classifier = load_frozen(
             folder, model=model, store=store, device=device, batch_tokens=batch_tokens, threads=threads
@@ -68,7 +66,7 @@ class Update:
                 settings["clf"], settings["scale"], settings["class_weight"], head_params(settings), about["seed"]
             )
         except (KeyError, TypeError, UsageError):
-            raise UsageError(
+            raise DataError(
                 f"{folder}: its head was fitted in Python; fit it there again with more rows"
             ) from None
         earlier = Rows.read(classifier.extractor, about.get("rows"), str(folder))
