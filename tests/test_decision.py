@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_info
 
 from embedkit.data.splits import stratified_folds
@@ -378,6 +379,7 @@ def test_few_views_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_view_is_left_behind_in_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
     monkeypatch.setattr(grid_module, "VIEWS_AT_ONCE", 2)
+    get_reusable_executor().shutdown(wait=True)  # the workers of other tests know another folder
     most = []
     codes = np.arange(2000) % 2
 
@@ -390,6 +392,7 @@ def test_no_view_is_left_behind_in_shared_memory(tmp_path: Path, monkeypatch: py
     assert len(most) == 6
     assert 0 < max(most) <= 2
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    get_reusable_executor().shutdown(wait=True)
 
 
 def test_a_parameter_of_scikit_learn_is_no_number_of_neighbours() -> None:
