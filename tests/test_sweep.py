@@ -38,7 +38,7 @@ from embedkit.heads import HeadSpec, Trial
 from embedkit.heads.arrays import KnnHead
 from embedkit.heads.linear import LinearHead
 from embedkit.heads.table import HEADS
-from embedkit.store import FeatureStore
+from embedkit.store import FeatureStore, Space
 from tests import test_cli
 from tests.test_cli import Cli, names, write_jsonl
 from tests.tiny_models import WORDS
@@ -458,6 +458,38 @@ def test_without_a_store_nothing_is_left_behind(
     assert not (tmp_path / "store").exists()
     kept = cli("fit-head", data, "-m", model, *flags[:-2], "-o", "kept", "--json").json
     assert kept["splits"] == told["splits"]
+
+
+def test_a_store_that_cannot_be_written_is_said_once(
+    cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = folder_of(tmp_path / "data", train=labelled(20), test=labelled(8, 1))
+    cli("extract", write_jsonl(tmp_path / "other.jsonl", labelled(4, 9)), "-m", model)
+    monkeypatch.setattr(Space, "writable", property(lambda space: False))
+    flags = ["--layers", "all", "--clf", "logreg,knn", "--cv", "2", "--jobs", "1", "--json"]
+    told = cli("fit-head", data, "-m", model, *flags, "-o", "out")
+    assert told.err.count("is read-only; going on without keeping new features") == 1
+    monkeypatch.undo()
+    kept = cli("fit-head", data, "-m", model, *flags, "-o", "kept", "--store", tmp_path / "writable").json
+    assert told.json["splits"] == kept["splits"]
+    assert told.json["search"]["chosen"] == kept["search"]["chosen"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--clf", "sklearn:svm.SVC", "--clf-param", "C=1,10"], [{"C": 1}, {"C": 10}]),
+        (["--clf-param", "C=1e-9,inf"], [{"C": 1e-9}, {"C": "inf"}]),
+    ],
+)
+def test_parameters_are_written_as_json_has_them(
+    cli: Cli, model: Path, tmp_path: Path, flags: list[str], expected: list[dict[str, Any]]
+) -> None:
+    data = folder_of(tmp_path / "data", train=labelled(24))
+    told = cli("fit-head", data, "-m", model, *flags, "--cv", "2", "--jobs", "1", "-o", "out", "--json").json
+    assert told["search"]["candidates"] == 2
+    assert told["search"]["chosen"]["params"] in expected
+    assert told["head"]["params"] == told["search"]["chosen"]["params"]
 
 
 def test_pairs_that_are_read_apart_are_encoded_once(

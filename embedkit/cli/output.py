@@ -77,10 +77,17 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
 
 
 class _ToStderr(logging.Handler):
-    """Looks sys.stderr up at each message, which tests and notebooks replace."""
+    """Says each message once; looks sys.stderr up each time, which tests and notebooks replace."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        warn(record.getMessage())
+        message = record.getMessage()
+        if message not in self._said:
+            self._said.add(message)
+            warn(message)
 
 
 def tell_notes(args: argparse.Namespace, notes: Iterable[str]) -> None:
