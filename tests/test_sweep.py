@@ -465,11 +465,11 @@ def test_a_store_that_cannot_be_written_is_said_once(
 ) -> None:
     data = folder_of(tmp_path / "data", train=labelled(20), test=labelled(8, 1))
     cli("extract", write_jsonl(tmp_path / "other.jsonl", labelled(4, 9)), "-m", model)
-    monkeypatch.setattr(Space, "writable", property(lambda space: False))
     flags = ["--layers", "all", "--clf", "logreg,knn", "--cv", "2", "--jobs", "1", "--json"]
-    told = cli("fit-head", data, "-m", model, *flags, "-o", "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "writable", property(lambda space: False))
+        told = cli("fit-head", data, "-m", model, *flags, "-o", "out")
     assert told.err.count("is read-only; going on without keeping new features") == 1
-    monkeypatch.undo()
     kept = cli("fit-head", data, "-m", model, *flags, "-o", "kept", "--store", tmp_path / "writable").json
     assert told.json["splits"] == kept["splits"]
     assert told.json["search"]["chosen"] == kept["search"]["chosen"]
