@@ -144,7 +144,7 @@ def test_a_dummy_knows_the_shares_alone(strategy: str) -> None:
         ("ridge", {"alpha": 50}, RidgeClassifier(alpha=50)),
         ("ridge", {"fit_intercept": False}, RidgeClassifier(fit_intercept=False)),
         ("linear-svm", {"C": 0.01, "tol": 1e-6}, LinearSVC(C=0.01, tol=1e-8, dual=False)),
-        ("linear-svm", {"fit_intercept": False, "tol": 1e-9}, LinearSVC(fit_intercept=False, tol=1e-8, dual=False)),
+        ("linear-svm", {"fit_intercept": False, "tol": 1e-9}, LinearSVC(fit_intercept=False, tol=1e-8)),
         ("knn", {"n_neighbors": 1}, KNeighborsClassifier(1)),
         ("knn", {"n_neighbors": 4}, KNeighborsClassifier(4)),
         ("knn", {"n_neighbors": 90}, KNeighborsClassifier(90)),
