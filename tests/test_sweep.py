@@ -216,7 +216,7 @@ def check_what_people_read(out: str, chosen: dict[str, Any]) -> None:
     assert f"{chosen['accuracy']['mean']:.4f}" in lines[3]
     assert f"{chosen['accuracy']['std']:.4f}" in lines[3]
     assert "and 129 more candidates" in out
-    assert "Being the best of many" in out
+    assert "The first is taken" in out
     assert out.count("test.jsonl (test): 20 rows") == 1
 
 
@@ -229,7 +229,10 @@ def test_the_table_is_what_the_figures_say(swept: Swept) -> None:
         assert float(row["accuracy_mean"]) == pytest.approx(np.mean(folds), abs=1e-5)
         assert float(row["accuracy_std"]) == pytest.approx(np.std(folds, ddof=1), abs=1e-5)
     means = [float(row["accuracy_mean"]) for row in table]
-    assert means == sorted(means, reverse=True)
+    assert means[1:] == sorted(means[1:], reverse=True)
+    highest = search["highest"]
+    assert highest["mean"] == pytest.approx(max(means), abs=1e-6)
+    assert means[0] >= highest["mean"] - highest["std"] / 5**0.5 - 1e-6
     first, chosen = table[0], search["chosen"]
     for name in ("layers", "pooling", "clf"):
         assert first[name] == chosen[name]
@@ -352,11 +355,46 @@ def test_several_labels_are_scored_as_scikit_learn_does(cli: Cli, model: Path, t
 
 
 @pytest.mark.parametrize("order", ["most_frequent,prior", "prior,most_frequent"])
-def test_ties_go_to_the_earlier(cli: Cli, model: Path, tmp_path: Path, order: str) -> None:
+def test_the_usual_wins_a_tie(cli: Cli, model: Path, tmp_path: Path, order: str) -> None:
     data = write_jsonl(tmp_path / "d.jsonl", labelled(30))
     flags = ["--clf", "dummy", "--clf-param", f"strategy={order}", "--jobs", "1", "--json"]
     told = cli("fit-head", data, "-m", model, *flags, "-o", "out").json
-    assert told["search"]["chosen"]["params"] == {"strategy": order.split(",")[0]}
+    assert told["search"]["chosen"]["params"] == {"strategy": "prior"}
+
+
+def trial(mean: float, spread: float = 0.0, **params: Any) -> Trial:
+    """Return a logistic regression with five folds of this mean and standard deviation."""
+    steps = np.array([-1, -1, 0, 1, 1]) * spread
+    scores = tuple((mean + steps).tolist())
+    return Trial(HeadSpec(params=params), {"accuracy": scores}, 0.0, ())
+
+
+@pytest.mark.parametrize(
+    ("trials", "chosen"),
+    [
+        pytest.param([(trial(0.8, C=2.0), 1), (trial(0.8, C=3.0), 1)], 0, id="of equal ones the earlier"),
+        pytest.param([(trial(0.8, C=2.0), 1), (trial(0.81, C=3.0), 1)], 1, id="of equally usual ones the better"),
+        pytest.param(
+            [(trial(0.8, 0.1), 0), (trial(0.82, 0.05, C=2.0), 1)], 0, id="within the best's standard error"
+        ),
+        pytest.param([(trial(0.79, 0.1), 0), (trial(0.82, 0.05, C=2.0), 1)], 1, id="beyond it"),
+        pytest.param(
+            [(trial(0.82, 0.05, C=2.0), 3), (trial(0.81, C=3.0), 2), (trial(0.8, C=4.0), 2), (trial(0.5), 0)],
+            1,
+            id="the most usual that is near, not the most usual",
+        ),
+    ],
+)
+def test_what_is_unusual_has_to_earn_its_place(trials: list[tuple[Trial, int]], chosen: int) -> None:
+    """Five folds of standard deviation 0.05 have a standard error of 0.0224."""
+    settings = EncoderSettings("minilm")
+    given = [sweep_module.Candidate(settings, "6", "mean", one, unusual) for one, unusual in trials]
+    sweep = sweep_module.Sweep("accuracy", 5, 42, 100, candidates=list(given))
+    sweep.choose()
+    assert sweep.chosen is given[chosen]
+    assert sweep.best.trial.mean("accuracy") == max(one.mean("accuracy") for one, _ in trials)
+    others = [candidate.trial.mean("accuracy") for candidate in sweep.candidates[1:]]
+    assert others == sorted(others, reverse=True)
 
 
 def judged_by(scores: dict[str, Sequence[float]]) -> Any:
@@ -398,7 +436,9 @@ def test_the_metric_that_is_named_decides(
     def stand_in(specs: Sequence[HeadSpec], views: Any, *rest: Any, **how: Any) -> Any:
         for _ in views:
             yield [
-                Trial(spec, {name: (0.5, 0.7 + (spec.params["C"] == c) / 10) for name, c in best.items()}, 0.0, ())
+                Trial(
+                    spec, {name: ((0.7 + (spec.params["C"] == c) / 10),) * 2 for name, c in best.items()}, 0.0, ()
+                )
                 for spec in specs
             ]
 
@@ -656,7 +696,9 @@ def test_the_table_shows_the_best(count: int) -> None:
     for i in range(count):
         scores = {"accuracy": (1 - i / 100, 1 - i / 100), "mcc": (0.0, 0.5)}
         sweep.candidates.append(
-            sweep_module.Candidate(settings, "3", "mean", Trial(HeadSpec(params={"C": i + 0.5}), scores, 1.0, ()))
+            sweep_module.Candidate(
+                settings, "3", "mean", Trial(HeadSpec(params={"C": i + 0.5}), scores, 1.0, ()), 1
+            )
         )
     text = sweep_text(sweep)
     assert text.count("C=") == min(count, 15)

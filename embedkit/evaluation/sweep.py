@@ -22,12 +22,15 @@ from embedkit.estimators.frozen import head_settings
 from embedkit.evaluation.plots import SweepPoint, save_png, sweep_figure
 from embedkit.heads import HeadSpec, Trial, cross_validate
 from embedkit.heads.base import Floats
+from embedkit.heads.table import HEADS
 from embedkit.metrics.scores import check_metric
 from embedkit.runtime.tokens import Text
 from embedkit.store import FeatureStore, open_store
 
 FOLDS = 5
 _SHOWN = 15  # candidates of the table that a person sees
+_DIGITS = 12  # means that differ by the order of a sum alone are equal
+_RULE = "the most usual of those within one standard error of the highest mean"
 Opener = Callable[[EncoderSettings], FeatureExtractor]
 
 
@@ -42,12 +45,16 @@ class Candidate:
     layers, pooling : str
         The view in words: layers by their index in ``hidden_states``, joins with +.
     trial : Trial
+    unusual : int
+        How much of it is not as it is without being asked for: other layers than the last, another pooling than
+        the model's, another head than the first that was named, each setting of the head.
     """
 
     settings: EncoderSettings
     layers: str
     pooling: str
     trial: Trial
+    unusual: int
 
     @property
     def settled(self) -> dict[str, str]:
@@ -83,7 +90,7 @@ class Sweep:
     rows : int
         Rows of train that took part.
     candidates : list of Candidate
-        The best first; of equal ones the earlier one in the lists that were given.
+        The chosen one, then the others, the best first; of equal ones the earlier one in the lists.
     seconds : float
         Wall time, without extracting features.
     extraction : Extraction
@@ -102,12 +109,33 @@ class Sweep:
 
     @property
     def chosen(self) -> Candidate:
-        """The candidate with the highest mean."""
+        """The most usual of the candidates whose mean is within one standard error of the highest.
+
+        The rule of Breiman, Friedman, Olshen and Stone (1984): of many candidates the highest mean is mostly luck,
+        and what is unusual has to earn its place. Of equally usual ones the highest mean.
+        """
         return self.candidates[0]
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate with the highest mean."""
+        return max(self.candidates, key=lambda candidate: round(candidate.trial.mean(self.metric), _DIGITS))
+
+    def choose(self) -> None:
+        """Put the candidates in order."""
+        means = {id(candidate): round(candidate.trial.mean(self.metric), _DIGITS) for candidate in self.candidates}
+        self.candidates.sort(key=lambda candidate: -means[id(candidate)])  # stable
+        best = self.candidates[0]
+        least = means[id(best)] - best.trial.std(self.metric) / self.folds**0.5
+        near = [candidate for candidate in self.candidates if means[id(candidate)] >= least]
+        chosen = min(near, key=lambda candidate: candidate.unusual)  # the first of equal ones
+        self.candidates.remove(chosen)
+        self.candidates.insert(0, chosen)
 
     def summary(self) -> dict[str, Any]:
         """Return what `metrics.json` says."""
         best = self.chosen
+        highest = self.best.trial
         described = head_settings(best.trial.spec)
         return {
             "metric": self.metric,
@@ -118,6 +146,8 @@ class Sweep:
             "seconds": self.seconds,
             "computed": self.extraction.computed,
             "extract_seconds": self.extraction.seconds,
+            "rule": _RULE,
+            "highest": {"mean": highest.mean(self.metric), "std": highest.std(self.metric)},
             "chosen": {
                 "layers": best.layers,
                 "pooling": best.pooling,
@@ -245,14 +275,30 @@ def run_sweep(
         extractors, cross_validate(specs, features, targets, parts, names, jobs=jobs), strict=True
     ):
         layers, pooling = _words(extractor)
-        sweep.candidates += [Candidate(extractor.settings, layers, pooling, trial) for trial in trials]
+        view = _unusual_view(extractor)
+        sweep.candidates += [
+            Candidate(extractor.settings, layers, pooling, trial, view + _unusual_head(trial.spec, specs[0].clf))
+            for trial in trials
+        ]
         if judged is not None:
             judged(len(trials))
-    # stable; means that differ by the order of a sum alone are equal
-    sweep.candidates.sort(key=lambda candidate: -round(candidate.trial.mean(sweep.metric), 12))
+    sweep.choose()
     sweep.notes += [f"in a fold of the cross-validation: {note}" for note in sweep.chosen.trial.notes]
     sweep.seconds = time.perf_counter() - start
     return sweep
+
+
+def _unusual_view(extractor: FeatureExtractor) -> int:
+    """Return in how many ways a view is not the model's usual one."""
+    recipe = extractor.recipe
+    return int(recipe.layers != ("last",)) + int("+".join(recipe.poolings) != extractor.folder.pooling)
+
+
+def _unusual_head(spec: HeadSpec, first: str) -> int:
+    """Return in how many ways a head is not the first one with its usual settings."""
+    known = HEADS[spec.clf].params if spec.clf in HEADS else {}
+    changed = sum(name not in known or value != known[name].default for name, value in spec.params.items())
+    return int(spec.clf != first) + int(spec.scale != "auto") + int(changed)
 
 
 def _vectors(extractor: FeatureExtractor, texts: Sequence[Text]) -> Floats:
@@ -312,8 +358,19 @@ def sweep_text(sweep: Sweep) -> str:
     if more > 0:
         lines.append(f"and {more:,} more candidates")
     if len(sweep.candidates) > 1:
-        lines += ["", "The first is taken. Being the best of many, it will do a little worse on new texts."]
+        lines += ["", _why(sweep)]
     return "\n".join(lines) + "\n"
+
+
+def _why(sweep: Sweep) -> str:
+    """Say why the first is taken."""
+    if sweep.chosen is sweep.best:
+        return "The first is taken. Being the best of many, it will do a little worse on new texts."
+    highest = sweep.best.trial
+    return (
+        f"The first is taken: {_RULE} ({highest.mean(sweep.metric):.4f}, the second line). What is unusual has to "
+        "earn its place."
+    )
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
