@@ -566,7 +566,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "header is a list": (write("model.safetensors", b"\2\0\0\0\0\0\0\0[]"), "its header is not safetensors"),
     "header without tensors": (write("model.safetensors", b"\2\0\0\0\0\0\0\0{}"), "its header is not safetensors"),
     "a shard is missing": (lose_shard, r"model-00002-of-00002\.safetensors is missing, though the index lists it"),
-    "index leads outside": (index_outside, r"index\.json lists no plain names of \.safetensors files; restore the file"),
+    "index leads outside": (index_outside, r"lists no plain names of \.safetensors files; restore the file"),
     "index of nothing": (index_of_nothing, r"index\.json lists no plain names of"),
     "config is no JSON": (write("config.json", "{"), r"config\.json is not JSON .*restore the file"),
     "config is a list": (write("config.json", "[]"), r"config\.json holds no JSON object; restore the file"),

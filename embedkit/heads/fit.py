@@ -381,9 +381,13 @@ def _convergence_note(said: str, iterations: int, max_iter: int, scaled: bool) -
 
 
 def _fit_ridge(problem: _Problem) -> _Fit:
-    """Fit scikit-learn's ridge regression on labels of -1 and 1."""
+    """Fit scikit-learn's ridge regression on labels of -1 and 1.
+
+    In float64: features of lower layers are so nearly collinear that a small penalty leaves nothing of float32.
+    """
     from sklearn.linear_model import RidgeClassifier
 
+    problem = replace(problem, features=problem.features.astype(np.float64, copy=False))
     model = RidgeClassifier(**_given(problem, ("alpha", "fit_intercept")))
     notes = _fit_model(problem, model)
     coef, intercept = fold(model, problem.scaler)
