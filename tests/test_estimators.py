@@ -22,7 +22,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joblib.externals import loky
@@ -103,20 +102,7 @@ def model(models: dict[str, str]) -> str:
     return models["unit"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On batches this small a second thread waits longer than it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test a store of its own, as a user would."""
-    monkeypatch.setenv("EMBEDKIT_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "store")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -43,19 +43,7 @@ CLASSES = ("neg", "neutral", "pos")
 ALL = (*FAMILIES, "gpt2")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let tiny models run on one thread: a second one mostly waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test a store of its own, as a user would."""
-    monkeypatch.setenv("EMBEDKIT_STORE", str(tmp_path / "store"))
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "store")
 
 
 @pytest.fixture(scope="module")

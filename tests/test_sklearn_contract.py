@@ -16,7 +16,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from joblib.externals import loky
 from numpy.typing import NDArray
 from sklearn import config_context
@@ -67,19 +66,7 @@ NEW = ["a great film", "an awful and dull script", ""]
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On batches this small a second thread waits longer than it computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EMBEDKIT_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "store")
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         check_replaceable(Path(args.output), args.overwrite)
     dataset = options.dataset_of(args, labels="required")
     require_texts(dataset.kind)
-    classifier = options.classifier_of(args)
+    classifier = options.classifier_of(args, args.folder, args.model)
     split = split_to_judge(dataset, args.split, classifier)
     check_positive(args.positive_label, classifier.codec, split.labels)
     tell_notes(args, dataset.notes)

@@ -84,21 +84,24 @@ def _choose_and_train(
     check_metric(args.metric, multi_label=has_label_sets(split.labels))
     with ExitStack() as stack:
         opener = options.opener_of(args)
-        views = views_of(settings, *options.views_asked(args), opener(settings))
+        usual = opener(settings)
+        views = views_of(settings, *options.views_asked(args), usual)
         choice = args.cv is not None or len(views) * len(specs) > 1
         if choice and args.no_store:
             opener = options.opener_of(args, store=stack.enter_context(temporary_store(args.store_dtype)))
         sweep = None
         if choice:
-            sweep = _sweep(args, split, codec, views, specs, opener)
+            texts = len(split) * usual.texts_per_row(split.kind)
+            sweep = _sweep(args, split, codec, views, specs, opener, texts)
             tell_notes(args, sweep.notes)
-            settings, spec = sweep.chosen.settings, sweep.chosen.trial.spec
+            extractor, spec = opener(sweep.chosen.settings), sweep.chosen.trial.spec
         else:
-            (settings,), (spec,) = views, specs
+            (view,), (spec,) = views, specs
+            extractor = usual if view == settings else opener(view)
             if args.metric is not None or args.jobs is not None:
                 say(args, "note: there is one candidate and nothing to choose; --cv K cross-validates it")
         how = {"codec": codec, "decision": decision, "trained_on": [fingerprint]}
-        trained = train(args, splits, opener(settings), spec, **how)
+        trained = train(args, splits, extractor, spec, **how)
         trained.sweep = sweep
     return trained
 
@@ -125,14 +128,14 @@ def _sweep(
     views: Sequence[EncoderSettings],
     specs: Sequence[HeadSpec],
     opener: Any,  # noqa: ANN401 - embedkit.evaluation.sweep.Opener, which is not imported for --help
+    texts: int,
 ) -> Sweep:
-    """Cross-validate with two progress bars."""
+    """Cross-validate with two progress bars, the first over `texts`."""
     from embedkit.evaluation.frozen import targets_of
     from embedkit.evaluation.sweep import FOLDS, run_sweep
 
-    rows = len(split) * opener(views[0]).texts_per_row(split.kind)
     with (
-        progress(args, rows, "extract") as ready,
+        progress(args, texts, "extract") as ready,
         progress(args, len(views) * len(specs), "judge", unit=" candidates") as judged,
     ):
         return run_sweep(
@@ -181,14 +184,7 @@ def _update_of(args: argparse.Namespace) -> Update:
             f"--update takes the encoder and the head from {args.update}; leave out {', '.join(given)}"
         )
     model = None if args.model == options.DEFAULT_MODEL else args.model
-    return Update.open(
-        Path(args.update),
-        model=model,
-        store=options.place_of(args),
-        device=args.device,
-        batch_tokens=args.batch_tokens,
-        threads=args.threads,
-    )
+    return Update.of(Path(args.update), options.classifier_of(args, args.update, model))
 
 
 def _add_rows(args: argparse.Namespace, update: Update, splits: Mapping[str, Split]) -> FrozenRun:

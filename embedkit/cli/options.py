@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -237,24 +238,10 @@ def settings_of(args: argparse.Namespace, **instead: Any) -> EncoderSettings:  #
     from embedkit.errors import require
 
     require("pyarrow", extra="train", purpose=f"embedkit {args.command}")
-    names = (
-        *(
-            "model",
-            "revision",
-            "pooling",
-            "layers",
-            "layer_join",
-            "normalize",
-            "max_length",
-            "long",
-            "side",
-            "prompt",
-        ),
-        *("pairs", "precision", "engine", "device", "threads"),
-    )
-    given = {name: getattr(args, name) for name in names}
-    tokens = EncoderSettings.batch_tokens if args.batch_tokens is None else args.batch_tokens
-    return EncoderSettings(**{**given, "batch_tokens": tokens, **instead})
+    given = {field.name: getattr(args, field.name) for field in fields(EncoderSettings)}
+    if given["batch_tokens"] is None:
+        given["batch_tokens"] = EncoderSettings.batch_tokens
+    return EncoderSettings(**{**given, **instead})
 
 
 def views_asked(args: argparse.Namespace) -> tuple[list[str], list[str | None]]:
@@ -293,16 +280,16 @@ def place_of(args: argparse.Namespace) -> str | bool | None:
     return False if args.no_store else place
 
 
-def classifier_of(args: argparse.Namespace) -> FrozenClassifier:
-    """Open the trained classifier that the flags name."""
+def classifier_of(args: argparse.Namespace, folder: str, model: str | None) -> FrozenClassifier:
+    """Open a trained classifier as the flags say; `model` is where its encoder is now, if it has moved."""
     from embedkit.errors import require
 
     require("pyarrow", extra="train", purpose=f"embedkit {args.command}")
     from embedkit.estimators.frozen import load_frozen
 
     return load_frozen(
-        Path(args.folder),
-        model=args.model,
+        Path(folder),
+        model=model,
         store=place_of(args),
         device=args.device,
         batch_tokens=args.batch_tokens,

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give texts, or --input FILE, and not both; - reads lines of stdin")
     from embedkit.encoders import Extraction
 
-    classifier = options.classifier_of(args)
+    classifier = options.classifier_of(args, args.folder, args.model)
     pairs = classifier.kind == "pair"
     notes: list[str] = []
     if args.input == "-" or args.texts == ["-"]:

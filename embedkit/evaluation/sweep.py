@@ -265,7 +265,7 @@ def run_sweep(
     sweep.notes += [small] if small else []
     texts = cast("Sequence[Text]", train.inputs)
     extractors = [opener(view) for view in views]
-    for extractor in _unions(views, opener):
+    for extractor in _unions(extractors, opener):
         extractor.progress = progress
         for part in chunks_of(texts):  # all views of all texts at once may be more than the memory holds
             sweep.extraction += extractor.transform(texts[part], rows=train.rows[part]).extraction
@@ -305,16 +305,16 @@ def _vectors(extractor: FeatureExtractor, texts: Sequence[Text]) -> Floats:
     return extractor.transform(texts).vectors
 
 
-def _unions(views: Sequence[EncoderSettings], opener: Opener) -> Iterator[FeatureExtractor]:
+def _unions(extractors: Sequence[FeatureExtractor], opener: Opener) -> Iterator[FeatureExtractor]:
     """Open what gives all views at once; a pooler has a pass of its own, as it has the last layer alone."""
-    pooled = [view for view in views if "pooler" in str(view.pooling).split("+")]
-    for group in ([view for view in views if view not in pooled], pooled):
-        if not group:
-            continue
-        opened = [opener(view).recipe for view in group]
-        layers = dict.fromkeys(-1 if layer == "last" else layer for recipe in opened for layer in recipe.layers)
-        poolings = dict.fromkeys(pooling for recipe in opened for pooling in recipe.poolings)
-        yield opener(replace(group[0], layers=tuple(layers), pooling="+".join(poolings), layer_join="concat"))
+    settings = extractors[0].settings  # but for the view, of all
+    recipes = [extractor.recipe for extractor in extractors]
+    for pooled in (False, True):
+        group = [recipe for recipe in recipes if ("pooler" in recipe.poolings) == pooled]
+        if group:
+            layers = dict.fromkeys(-1 if layer == "last" else layer for recipe in group for layer in recipe.layers)
+            poolings = dict.fromkeys(pooling for recipe in group for pooling in recipe.poolings)
+            yield opener(replace(settings, layers=tuple(layers), pooling="+".join(poolings), layer_join="concat"))
 
 
 def _words(extractor: FeatureExtractor) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from embedkit.data import LabelCodec, Split
 from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted
 from embedkit.errors import DataError, UsageError
-from embedkit.estimators.frozen import FrozenClassifier, head_params, load_frozen
+from embedkit.estimators.frozen import FrozenClassifier, head_params
 from embedkit.estimators.rows import Rows
 from embedkit.evaluation.frozen import TRAIN, fingerprints_of, targets_of
 from embedkit.evaluation.judge import extended_codec
@@ -39,26 +39,23 @@ class Update:
     spec: HeadSpec
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        *,
-        model: str | None = None,
-        store: str | Path | bool | None = None,
-        device: str = "auto",
-        batch_tokens: int | None = None,
-        threads: int | None = None,
-    ) -> Update:
-        """Open an artifact and the rows that it was trained on; arguments as for `load_frozen`.
+    def of(cls, folder: Path, classifier: FrozenClassifier) -> Update:
+        """Find the rows that an artifact was trained on.
+
+        Parameters
+        ----------
+        folder : Path
+            The artifact.
+        classifier : FrozenClassifier
+            Opened from it.
 
         Raises
         ------
         DataError
-            The store does not have its rows, or its head was fitted in Python and has no name.
+            The store does not have its rows.
+        UsageError
+            Its head was fitted in Python and has no name.
         """
-        classifier = load_frozen(
-            folder, model=model, store=store, device=device, batch_tokens=batch_tokens, threads=threads
-        )
         about = classifier.about
         settings = about.get("head_settings", {})
         try:

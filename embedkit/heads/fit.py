@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 UNIT_NORM_TOLERANCE = 1e-3
 # Rows of norm 1 whose mean is almost as long point almost the same way: a penalty on the coefficients then hides
-# what tells them apart. Sentence vectors have a spread of 0.3 to 0.8; [CLS] of lower layers 0.001.
+# what tells them apart. Mean-pooled vectors lie far above this spread, [CLS] of lower layers far below.
 LEAST_SPREAD = 0.1
 Matrix = npt.NDArray[np.bool_]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-# Numbers in the features from which trees gain by a thread a core (25,000 rows of 384). On 8,530 rows two threads
-# took 15 s where one took 1.5, as another process used the second core: OpenMP's threads spin until all are done.
+# Numbers in the features from which trees may take a thread a core (25,000 rows of 384). On fewer they lose by it
+# where another process uses a core: OpenMP's threads spin until all are done. A choice, not a measured limit.
 MANY = 10_000_000
 
 
