@@ -88,16 +88,7 @@ class TorchEncoder:
         self.device = resolve_device(device)
         check_precision(precision, self.device)
         self._name = folder.resolved.name
-        self._model, missing = _load(folder.path, _DTYPES[precision])
-        self._has_pooler = getattr(self._model, "pooler", None) is not None and not any(
-            key.startswith("pooler.") for key in missing
-        )
-        lost = sorted(key for key in missing if not key.startswith("pooler."))
-        if lost:
-            raise ModelError(
-                f"{folder.path}: the weights lack {len(lost)} tensors of the configuration "
-                f"({', '.join(lost[:3])}); the files do not belong together"
-            )
+        self._model, self._has_pooler = load_model(folder, _DTYPES[precision])
         self._model.to(self.device)
         if self.device.type == "cpu" and precision in ("float32", "bfloat16"):
             _pack(self._model)
@@ -140,7 +131,7 @@ class TorchEncoder:
                 vectors = self._forward(batch, views)
             yield batch.windows, vectors.cpu().numpy()
 
-    def token_states(
+    def tokenstates_of(
         self,
         tokens: Tokens,
         batches: Sequence[NDArray[np.int64]],
@@ -167,7 +158,7 @@ class TorchEncoder:
             batch = pad(tokens, windows, pad_id)
             with _threads(threads), torch.inference_mode():
                 output = self._read(batch, layers)
-                states = torch.stack([_states(output, layer) for layer in layers])
+                states = torch.stack([states_of(output, layer) for layer in layers])
             yield windows, states.cpu().numpy()
 
     @property
@@ -192,7 +183,7 @@ class TorchEncoder:
                     pooled.append(output.pooler_output.float())
                     continue
                 if layer not in hidden:
-                    hidden[layer] = _states(output, layer)
+                    hidden[layer] = states_of(output, layer)
                 pooled.append(pool(hidden[layer], lengths, mask, pooling))
             return torch.stack(pooled)
 
@@ -201,7 +192,7 @@ class TorchEncoder:
         given: dict[str, torch.Tensor] = {"input_ids": self._on_device(batch.input_ids)}
         if batch.padded or self.device.type != "cpu":  # on the CPU a batch of one length is faster without
             given["attention_mask"] = self._on_device(batch.mask())
-        if batch.type_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
+        if batch.type_ids is not None and takes_types(self._model.config):
             given["token_type_ids"] = self._on_device(batch.type_ids)
         return self._model(
             **given, output_hidden_states=any(layer != "last" for layer in layers), return_dict=True
@@ -237,7 +228,7 @@ class TorchEncoder:
             yield windows, ready.numpy()
 
 
-def _states(output: Any, layer: int | Literal["last"]) -> torch.Tensor:  # noqa: ANN401 - a family's own
+def states_of(output: Any, layer: int | Literal["last"]) -> torch.Tensor:  # noqa: ANN401 - a family's own
     """Return the hidden states of a layer, shape (B, L, H), float32."""
     states: torch.Tensor = output.last_hidden_state if layer == "last" else output.hidden_states[layer]
     return states.float()
@@ -293,6 +284,29 @@ def open_encoder(folder: ModelFolder, weights: Sequence[str], precision: str, de
         while len(_open) > _KEPT_OPEN:
             del _open[next(iter(_open))]
         return encoder
+
+
+def takes_types(config: Any) -> bool:  # noqa: ANN401 - a family's own
+    """Say whether a model tells token types apart."""
+    return (getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def load_model(folder: ModelFolder, dtype: torch.dtype) -> tuple[Any, bool]:
+    """Open a model on the CPU, frozen; return it and whether it has a trained pooler.
+
+    Raises
+    ------
+    ModelError
+        transformers cannot open the folder, or its weights do not fit its configuration.
+    """
+    model, missing = _load(folder.path, dtype)
+    lost = [key for key in missing if not key.startswith("pooler.")]
+    if lost:
+        raise ModelError(
+            f"{folder.path}: the weights lack {len(lost)} tensors of the configuration "
+            f"({', '.join(lost[:3])}); the files do not belong together"
+        )
+    return model, getattr(model, "pooler", None) is not None and len(lost) == len(missing)
 
 
 def _load(path: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:

@@ -40,7 +40,8 @@ def pool(hidden: Any, lengths: Any, mask: Any | None, how: str) -> Any:  # noqa:
     if how == "cls":
         return hidden[:, 0]
     if how == "last":
-        return hidden[range(len(hidden)), lengths - 1]
+        rows = (lengths > 0).cumsum(0) - 1  # 0, 1, 2, ...: of any number of rows, also in a traced graph
+        return hidden[rows, lengths - 1]
     if isinstance(hidden, np.ndarray):  # numpy, unlike torch, widens float32 with int64 to float64
         lengths = lengths.astype(hidden.dtype)
         mask = None if mask is None else mask.astype(hidden.dtype)
