@@ -8,7 +8,6 @@ unpickles anything.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import math
@@ -17,18 +16,14 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.errors import ArtifactError, InputMissingError, OutputExistsError
-
-MANIFEST = "embedkit.json"
-FORMAT = "embedkit-artifact"
-FORMAT_VERSION = 1
-CLASSIFIER = "classifier"
+from embedkit.errors import ArtifactError, OutputExistsError
+from embedkit.runtime.manifest import CLASSIFIER, FORMAT, FORMAT_VERSION, MANIFEST, digest_of, parse_manifest
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -156,7 +151,7 @@ def check_replaceable(target: Path, overwrite: bool) -> None:
 def _foreign_files(folder: Path) -> Iterator[str]:
     """Yield the entries of a folder that its manifest does not account for."""
     try:
-        listed = {MANIFEST, *_parse_manifest(folder)["files"]}
+        listed = {MANIFEST, *parse_manifest(folder)["files"]}
     except (ArtifactError, OSError):
         listed = set()
     names = (path.relative_to(folder).as_posix() for path in _walk(folder))
@@ -333,125 +328,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     for path in _walk(folder):
         name = path.relative_to(folder).as_posix()
         if name != MANIFEST:
-            files[name] = _digest(folder, name)
+            files[name] = digest_of(folder, name)
     ours = {"format": FORMAT, "format_version": FORMAT_VERSION, "min_reader": 1, "files": files}
     write_json(folder / MANIFEST, content | ours)
-
-
-def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
-    """Read `embedkit.json` and check every file that it lists.
-
-    Files that it does not list are left alone and never opened.
-
-    Parameters
-    ----------
-    folder : Path
-        An artifact folder.
-    kind : str, optional
-        The kind that it must be. Default: any.
-
-    Returns
-    -------
-    dict
-        The manifest.
-
-    Raises
-    ------
-    InputMissingError
-        If there is no such folder.
-    ArtifactError
-        If it is no embedkit folder, of a newer format or another kind, or a listed file is missing,
-        changed, a link, or outside of the folder.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise InputMissingError(f"{folder} does not exist")
-    if not folder.is_dir():
-        raise ArtifactError(f"{folder} is a file, not a folder that embedkit wrote")
-    if not os.path.lexists(folder / MANIFEST):
-        raise ArtifactError(f"{folder} holds no {MANIFEST}: {_what_it_is(folder)}")
-    manifest = _parse_manifest(folder)
-    if kind is not None and manifest.get("kind") != kind:
-        raise ArtifactError(f"{folder} is of the kind {manifest.get('kind')!r}, but {kind!r} is needed")
-    for name, expected in manifest["files"].items():
-        if _digest(folder, name) != expected:
-            raise ArtifactError(
-                f"{folder / name} is not the file that was written (SHA-256 differs from {MANIFEST}); "
-                "restore it or make the folder again"
-            )
-    return manifest
-
-
-def _parse_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest without looking at the other files."""
-    path = _plain_file(folder, MANIFEST)
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged: {str(error) or 'not JSON'}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ArtifactError(f"{path} was not written by embedkit: its format is not {FORMAT!r}")
-    version, reader = manifest.get("format_version"), manifest.get("min_reader")
-    if type(version) is not int or type(reader) is not int:
-        raise ArtifactError(f"{path} is damaged: it states no format version")
-    if reader > FORMAT_VERSION:
-        versions = manifest.get("versions")
-        writer = versions.get("embedkit") if isinstance(versions, dict) else None
-        raise ArtifactError(
-            f"{path} has format version {version}, this embedkit reads up to {FORMAT_VERSION}; "
-            f"use embedkit {writer or 'of a newer version'}{' or newer' if writer else ''}"
-        )
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-        raise ArtifactError(f"{path} is damaged: it does not list its files")
-    return manifest
-
-
-def _plain_file(folder: Path, name: str) -> Path:
-    """Return the path of a file in a folder; refuse names that lead out of it, links and devices."""
-    parts = PurePosixPath(name).parts
-    if (
-        not parts
-        or PurePosixPath(*parts).as_posix() != name
-        or {"..", "/"} & set(parts)
-        or re.search(r"[\\:\0]", name)
-    ):
-        raise ArtifactError(f"{folder / MANIFEST} lists {name!r}, which is no path inside the folder")
-    path = folder
-    for part in parts:
-        path = path / part
-        if path.is_symlink():
-            raise ArtifactError(f"{path} is a link; an embedkit folder holds plain files only")
-    if not path.exists():
-        raise ArtifactError(f"{path} is missing; restore it or make the folder again")
-    if not path.is_file():
-        raise ArtifactError(f"{path} is not a plain file")
-    return path
-
-
-def _digest(folder: Path, name: str) -> str:
-    """Return the SHA-256 of a file in a folder."""
-    with _plain_file(folder, name).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _what_it_is(folder: Path) -> str:
-    """Say what a folder that is not ours seems to be."""
-    names = sorted(path.name for path in folder.iterdir())
-    have = set(names)
-    if not names:
-        return "it is empty"
-    if "model_head.pkl" in have:
-        return "it looks like a SetFit folder, whose pickled head embedkit does not open"
-    if "onnx" in have or any(name.endswith(".onnx") for name in names):
-        return "it looks like an ONNX model folder, which this command does not read"
-    if "modules.json" in have:
-        return "it looks like a sentence-transformers model; give it with --model"
-    if "config.json" in have:
-        return "it looks like a transformers model; give it with --model"
-    if any(name.endswith((".pkl", ".pickle", ".joblib")) for name in names):
-        return "it holds a pickle, which embedkit does not open"
-    return f"it holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
 
 
 # --- arrays --------------------------------------------------------------------------------------------

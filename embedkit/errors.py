@@ -10,6 +10,7 @@
     ├── ModelError (ValueError)           65    a model folder is incomplete, damaged or unsupported
     ├── ArtifactError (ValueError)        65    an embedkit folder is damaged, foreign or too new
     │   └── SpaceMismatchError            65    features of another space than the head was trained on
+    ├── ExportError (ValueError)          65    what cannot be a graph, or a graph that answers otherwise
     ├── InputMissingError                 66    a file or folder that was named is not there
     └── StoreError                        74    reading or writing features failed
         └── StoreFullError                74    the disk is full; says what was saved
@@ -56,6 +57,10 @@ class ArtifactError(EmbedkitError, ValueError):
 
 class SpaceMismatchError(ArtifactError):
     """Features come from another feature space than the head was trained on."""
+
+
+class ExportError(EmbedkitError, ValueError):
+    """Something has no form as an ONNX graph, or the graph answers otherwise than what it was made of."""
 
 
 class InputMissingError(EmbedkitError):

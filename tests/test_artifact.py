@@ -18,10 +18,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save
 
 from embedkit.artifact import (
-    FORMAT_VERSION,
-    MANIFEST,
     load_arrays,
-    read_manifest,
     save_arrays,
     scrub,
     staged,
@@ -29,6 +26,7 @@ from embedkit.artifact import (
     write_manifest,
 )
 from embedkit.errors import ArtifactError, InputMissingError, OutputExistsError
+from embedkit.runtime.manifest import FORMAT_VERSION, MANIFEST, read_manifest
 
 
 def make(folder: Path, *, overwrite: bool = False, text: str = "one", **manifest: Any) -> Path:

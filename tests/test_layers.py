@@ -22,6 +22,7 @@ ROOMS: dict[str, tuple[int, frozenset[str]]] = {
     "encoders/torch_encoder": (2, frozenset({"numpy", "torch", "transformers", "safetensors"})),
     "feature_files": (2, frozenset({"numpy", "pyarrow"})),
     "heads": (2, frozenset({"numpy", "scipy", "sklearn", "skops", "joblib", "threadpoolctl"})),
+    "export": (3, frozenset({"numpy", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "skl2onnx"})),
     "estimators": (4, frozenset({"numpy", "sklearn"})),
     "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib"})),
     "cli": (6, frozenset({"numpy", "tqdm"})),

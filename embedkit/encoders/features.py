@@ -20,11 +20,11 @@ from embedkit.encoders.recipe import Floats, Recipe, View, make_recipe, pair_fea
 from embedkit.encoders.settings import EncoderSettings
 from embedkit.encoders.texts import Keys, check_texts, chunks_of, keys_of
 from embedkit.encoders.tokenizer_file import require_torch, tokenizer_file
-from embedkit.encoders.windows import WindowMerger
 from embedkit.errors import DataError, ModelError, StoreError
 from embedkit.hub import resolve_model
 from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens
+from embedkit.runtime.windows import WindowMerger
 from embedkit.store import (
     FLOAT16_MAX,
     STORED_DTYPE,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.artifact import CLASSIFIER, load_arrays, read_manifest, save_arrays, write_manifest
+from embedkit.artifact import load_arrays, save_arrays, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
 from embedkit.encoders.features import StoreDtype
@@ -28,6 +28,7 @@ from embedkit.errors import (
 )
 from embedkit.heads import Head, HeadSpec, head_from_state
 from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.manifest import CLASSIFIER, read_manifest
 from embedkit.runtime.tokens import Text
 from embedkit.store import open_store
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.encoders.recipe import Floats
 from embedkit.runtime.tokens import Tokens
+
+Floats: TypeAlias = NDArray[np.float32]
 
 
 class WindowMerger:
