@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor, View, check_texts, require_texts
-from embedkit.encoders import texts as texts_module
+from embedkit.runtime import texts as texts_module
 from embedkit.errors import DataError, ModelError, StoreError, StoreFullError, UsageError
 from embedkit.hub import resolve_model
 from embedkit.runtime.tokens import Text, Tokens

@@ -6,7 +6,8 @@ from embedkit.encoders.features import Encoder, Extraction, FeatureExtractor, Fe
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Recipe, View, make_recipe
 from embedkit.encoders.settings import EncoderSettings
-from embedkit.encoders.texts import check_texts, require_texts
+from embedkit.encoders.texts import require_texts
+from embedkit.runtime.texts import check_texts
 
 __all__ = [
     "Encoder",

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Floats, Recipe, View, make_recipe, pair_features, view_descriptors
 from embedkit.encoders.settings import EncoderSettings
-from embedkit.encoders.texts import Keys, check_texts, chunks_of, keys_of
+from embedkit.encoders.texts import Keys, keys_of
 from embedkit.encoders.tokenizer_file import require_torch, tokenizer_file
 from embedkit.errors import DataError, ModelError, StoreError
 from embedkit.hub import resolve_model
 from embedkit.runtime.batching import plan
+from embedkit.runtime.texts import check_texts, chunks_of
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens
 from embedkit.runtime.windows import WindowMerger
 from embedkit.store import (

@@ -131,7 +131,7 @@ class TorchEncoder:
                 vectors = self._forward(batch, views)
             yield batch.windows, vectors.cpu().numpy()
 
-    def tokenstates_of(
+    def token_states(
         self,
         tokens: Tokens,
         batches: Sequence[NDArray[np.int64]],

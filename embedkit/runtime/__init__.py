@@ -1,1 +1,7 @@
-"""What answers without torch: tokenising, batching and pooling on numpy, tokenizers and onnxruntime alone."""
+"""What answers without torch: tokens, batches, pooling and graphs; numpy, tokenizers and onnxruntime alone."""
+
+from __future__ import annotations
+
+from embedkit.runtime.predictor import Answers, Predictor, load
+
+__all__ = ["Answers", "Predictor", "load"]

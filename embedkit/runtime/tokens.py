@@ -236,6 +236,10 @@ class Tokenizer:
         written: str | None = self._backend.id_to_token(token)
         return f"<{token}>" if written is None else written
 
+    def to_json(self) -> str:
+        """Return the ``tokenizer.json`` that splits texts as this one does, without truncation and padding."""
+        return str(self._backend.to_str(pretty=True))
+
     def _arrange(self, flat: list[NDArray[np.int32]], sizes: NDArray[np.int64], *, windows: bool) -> Tokens:
         """Cut and lay out: `flat` has the ids of all first texts, and of all second ones; sizes (1 or 2, N)."""
         layout = self._layouts[len(flat)]

@@ -1,0 +1,59 @@
+"""Texts and pairs before they are tokens: what is refused, and how they are cut into runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+
+from embedkit.errors import DataError
+from embedkit.runtime.tokens import Text
+
+# What is tokenised and sorted by length at once.
+CHUNK_ROWS = 8192
+_CHUNK_CHARACTERS = 16 << 20
+
+
+def check_texts(inputs: Sequence[object], rows: Iterable[int] | None = None) -> None:
+    """Raise `DataError` unless inputs are all texts, or all pairs of texts.
+
+    Parameters
+    ----------
+    inputs : sequence
+    rows : iterable of int, optional
+        What the message calls the inputs. Default: 1 to n.
+    """
+    pairs = bool(len(inputs)) and isinstance(inputs[0], tuple)
+    for row, item in zip(count(1) if rows is None else rows, inputs, strict=False):
+        good = (
+            isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
+            if pairs
+            else isinstance(item, str)
+        )
+        if not good:
+            wanted = "a pair of texts" if pairs else "a text"
+            raise DataError(f"row {row} is of type {type(item).__name__}, not {wanted}")
+
+
+def check_unicode(inputs: Sequence[Text], rows: Iterable[int] | None = None) -> None:
+    """Raise `DataError` for a text that has no UTF-8, named by its row."""
+    for row, item in zip(count(1) if rows is None else rows, inputs, strict=False):
+        try:
+            "".join(item).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"row {row}: lone surrogate U+{ord(error.object[error.start]):04X} at char {error.start}, which "
+                "has no UTF-8; remove it or replace it by U+FFFD"
+            ) from None
+
+
+def chunks_of(texts: Sequence[Text]) -> Iterator[slice]:
+    """Cut texts into runs that are tokenised together: by rows, and by characters where texts are long."""
+    start = characters = 0
+    for i, text in enumerate(texts):
+        size = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+        if i > start and (i - start >= CHUNK_ROWS or characters + size > _CHUNK_CHARACTERS):
+            yield slice(start, i)
+            start, characters = i, 0
+        characters += size
+    if texts:
+        yield slice(start, len(texts))
