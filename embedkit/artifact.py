@@ -15,7 +15,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -331,6 +332,17 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
             files[name] = digest_of(folder, name)
     ours = {"format": FORMAT, "format_version": FORMAT_VERSION, "min_reader": 1, "files": files}
     write_json(folder / MANIFEST, content | ours)
+
+
+def installed(names: Sequence[str]) -> dict[str, str]:
+    """Return the versions of packages, those that are installed, without importing them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 # --- arrays --------------------------------------------------------------------------------------------

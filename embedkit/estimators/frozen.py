@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.artifact import load_arrays, save_arrays, write_manifest
+from embedkit.artifact import installed, load_arrays, save_arrays, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
 from embedkit.encoders.features import StoreDtype
@@ -212,17 +211,6 @@ def head_params(settings: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(params, Mapping):
         return {}
     return {name: math.inf if value == _INFINITE else value for name, value in params.items()}
-
-
-def installed(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of packages, those that are installed, without importing them."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def load_frozen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -79,6 +79,13 @@ class Description:
     def merges(self) -> bool:
         """Whether windows are put together before they are normalised, from the output ``pooled``."""
         return self.long == "mean" and self.normalize
+
+    def decide(self, scores: NDArray[np.floating[Any]]) -> tuple[NDArray[np.floating[Any]] | None, NDArray[Any]]:
+        """Return the probabilities of scores, where there are some, and the classes: as `Answers` has them."""
+        known = probabilities(scores, multi_label=self.multi_label) if self.has_probabilities else None
+        if self.thresholds is None:
+            return known, decide(scores, multi_label=self.multi_label)
+        return known, self.thresholds.decide(scores if known is None else known, multi_label=self.multi_label)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads back."""
@@ -191,6 +198,8 @@ class Predictor:
         Of a forward pass. Default: one a core.
     batch_tokens : int, default 1024
         Most tokens of a batch, padding included.
+    batching : callable, optional
+        Cuts windows into batches; default `embedkit.runtime.batching.plan`.
 
     Raises
     ------
@@ -206,9 +215,11 @@ class Predictor:
         *,
         threads: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
+        batching: Callable[[NDArray[np.int64], int], list[NDArray[np.int64]]] = plan,
     ) -> None:
         self.description = description
         self.batch_tokens = batch_tokens
+        self._batching = batching
         self._tokenizer = Tokenizer.from_file(
             tokenizer,
             max_length=description.max_length,
@@ -289,13 +300,9 @@ class Predictor:
     def answer(self, texts: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Answers:
         """Classify; `rows` are what messages call the texts (default: 1 to n)."""
         self._require("sequence")
-        run, several = self._run(texts, rows), self.description.multi_label
-        scores, thresholds = self._scores(run.values), self.description.thresholds
-        known = probabilities(scores, multi_label=several) if self.description.has_probabilities else None
-        if thresholds is None:
-            codes = decide(scores, multi_label=several)
-        else:
-            codes = thresholds.decide(scores if known is None else known, multi_label=several)
+        run = self._run(texts, rows)
+        scores = self._scores(run.values)
+        known, codes = self.description.decide(scores)
         return Answers(codes, known, scores if known is None else None, run.truncated, run.empty)
 
     def _require(self, task: str) -> None:
@@ -335,7 +342,7 @@ class Predictor:
 
     def _outputs_of(self, tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
         """Yield the windows of each batch and the graph's outputs for them."""
-        for windows in plan(tokens.lengths, self.batch_tokens):
+        for windows in self._batching(tokens.lengths, self.batch_tokens):
             batch = pad(tokens, windows, self.description.pad_id)
             given = {"input_ids": batch.input_ids, "attention_mask": batch.mask()}
             if "token_type_ids" in self._inputs:
