@@ -25,26 +25,27 @@ def add(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict a labelled split and judge it."""
     from embedkit.artifact import check_replaceable, staged
-    from embedkit.encoders import require_texts
-    from embedkit.evaluation.frozen import check_positive, judged, split_to_judge, write_judged
+    from embedkit.evaluation.judged import check_positive, judged, split_to_judge, write_judged
     from embedkit.evaluation.report import classification_text, write_metrics
+    from embedkit.runtime.texts import require_texts
 
     start = time.perf_counter()
     if args.output:
         check_replaceable(Path(args.output), args.overwrite)
     dataset = options.dataset_of(args, labels="required")
     require_texts(dataset.kind)
-    classifier = options.classifier_of(args, args.folder, args.model)
+    classifier = options.classifier_of(args)
     split = split_to_judge(dataset, args.split, classifier)
     check_positive(args.positive_label, classifier.codec, split.labels)
     tell_notes(args, dataset.notes)
-    rows = len(split) * classifier.extractor.texts_per_row(dataset.kind)
-    with progress(args, rows, "extract") as classifier.extractor.progress:
+    with progress(args, len(split) * classifier.texts_per_row, "extract") as told:
+        classifier.report_to(told)
         predictions = classifier.predict(split.inputs, rows=split.rows)  # type: ignore[arg-type]
-    tell_notes(args, classifier.extractor.remarks(predictions.extraction))
+    done = predictions.extraction
+    tell_notes(args, classifier.remarks(done.rows, done.truncated, done.empty))
     before = time.perf_counter()
     entry = judged(split, predictions, classifier, positive=args.positive_label)
-    metrics, done = entry.judgement.metrics, predictions.extraction
+    metrics = entry.judgement.metrics
     seconds = {
         "load": done.load_seconds,
         "extract": done.seconds - done.load_seconds,

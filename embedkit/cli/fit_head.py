@@ -184,7 +184,7 @@ def _update_of(args: argparse.Namespace) -> Update:
             f"--update takes the encoder and the head from {args.update}; leave out {', '.join(given)}"
         )
     model = None if args.model == options.DEFAULT_MODEL else args.model
-    return Update.of(Path(args.update), options.classifier_of(args, args.update, model))
+    return Update.of(Path(args.update), options.trained_of(args, args.update, model))
 
 
 def _add_rows(args: argparse.Namespace, update: Update, splits: Mapping[str, Split]) -> FrozenRun:
@@ -200,7 +200,7 @@ def _add_rows(args: argparse.Namespace, update: Update, splits: Mapping[str, Spl
 
 def report(args: argparse.Namespace, trained: FrozenRun, output: str) -> None:
     """Print what came out."""
-    from embedkit.evaluation.frozen import shown_split
+    from embedkit.evaluation.judged import shown_split
     from embedkit.evaluation.report import classification_text
     from embedkit.evaluation.sweep import sweep_text
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from embedkit import __version__
-from embedkit.cli import cache, demo, evaluate, extract, fit_head, inspect, predict
+from embedkit.cli import cache, demo, evaluate, export_onnx, extract, fit_head, inspect, predict
 from embedkit.cli.options import Parser
 from embedkit.cli.output import inert, listening
 from embedkit.errors import EmbedkitError
 
-_COMMANDS = (inspect, extract, fit_head, evaluate, predict, cache, demo)
+_COMMANDS = (inspect, extract, fit_head, evaluate, predict, export_onnx, cache, demo)
 _INTERNAL, _IO, _INTERRUPTED, _PIPE = 70, 74, 130, 141
 _LAYERS = re.compile(r"-\d+([,+](-?\d+|all))+")
 _EPILOG = """\

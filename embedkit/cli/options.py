@@ -14,6 +14,7 @@ from embedkit.errors import UsageError
 if TYPE_CHECKING:
     from embedkit.data import Dataset, Split
     from embedkit.encoders import EncoderSettings, FeatureExtractor
+    from embedkit.estimators.exported import ExportedClassifier
     from embedkit.estimators.frozen import FrozenClassifier
     from embedkit.heads import Decision, HeadSpec
     from embedkit.runtime.tokens import Tokenizer
@@ -280,7 +281,28 @@ def place_of(args: argparse.Namespace) -> str | bool | None:
     return False if args.no_store else place
 
 
-def classifier_of(args: argparse.Namespace, folder: str, model: str | None) -> FrozenClassifier:
+def classifier_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier:
+    """Open the classifier, trained or exported, that the flags name."""
+    from embedkit.runtime.manifest import EXPORTED, kind_of
+
+    return _exported_of(args) if kind_of(Path(args.folder)) == EXPORTED else trained_of(args, args.folder, args.model)
+
+
+def _exported_of(args: argparse.Namespace) -> ExportedClassifier:
+    """Open an exported folder; refuse what it has in itself or does without."""
+    from embedkit.estimators.exported import load_exported
+
+    useless = {"--model": args.model, "--store": args.store, "--device": args.device not in ("auto", "cpu")}
+    given = [flag for flag, value in useless.items() if value]
+    if given:
+        raise UsageError(
+            f"{args.folder} is an exported folder, which holds its encoder and runs on the CPU; leave out "
+            f"{', '.join(given)}"
+        )
+    return load_exported(Path(args.folder), threads=args.threads, batch_tokens=args.batch_tokens)
+
+
+def trained_of(args: argparse.Namespace, folder: str, model: str | None) -> FrozenClassifier:
     """Open a trained classifier as the flags say; `model` is where its encoder is now, if it has moved."""
     from embedkit.errors import require
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from embedkit.data import Dataset
     from embedkit.encoders import Extraction
+    from embedkit.estimators.exported import ExportedClassifier, ExportedPredictions, Reading
     from embedkit.estimators.frozen import FrozenClassifier, Predictions
 
 _BYTES = 1 << 16  # of stdin at once; fewer where fewer are there, so that no answer waits for the next text
@@ -57,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict chunk by chunk."""
     if bool(args.texts) == bool(args.input):
         raise UsageError("give texts, or --input FILE, and not both; - reads lines of stdin")
-    from embedkit.encoders import Extraction
-
-    classifier = options.classifier_of(args, args.folder, args.model)
+    classifier = options.classifier_of(args)
     pairs = classifier.kind == "pair"
     notes: list[str] = []
     if args.input == "-" or args.texts == ["-"]:
@@ -68,22 +67,16 @@ def run(args: argparse.Namespace) -> int:
         chunks = _file(args, pairs, notes)
     else:
         chunks = iter([_Chunk(_pairs(args.texts) if pairs else args.texts, None, {})])
-    total = Extraction()
+    rows = truncated = empty = 0
     for chunk in chunks:
-        _count(total, _answer(classifier, chunk))
+        done = _answer(classifier, chunk)
+        rows, truncated, empty = rows + done.rows, truncated + done.truncated, empty + done.empty
         sys.stdout.flush()
-    tell_notes(args, [*notes, *classifier.extractor.remarks(total)])
+    tell_notes(args, [*notes, *classifier.remarks(rows, truncated, empty)])
     return 0
 
 
-def _count(total: Extraction, done: Extraction) -> None:
-    """Add up what `remarks` tells; not the keys of the texts, which would fill the memory of an endless stream."""
-    total.rows += done.rows
-    total.truncated += done.truncated
-    total.empty += done.empty
-
-
-def _answer(classifier: FrozenClassifier, chunk: _Chunk) -> Extraction:
+def _answer(classifier: FrozenClassifier | ExportedClassifier, chunk: _Chunk) -> Extraction | Reading:
     predictions = classifier.predict(chunk.inputs, rows=chunk.rows)
     for place, answer in enumerate(answers(classifier, predictions)):
         kept = {name: _plain(values[place]) for name, values in chunk.columns.items()}
@@ -91,7 +84,9 @@ def _answer(classifier: FrozenClassifier, chunk: _Chunk) -> Extraction:
     return predictions.extraction
 
 
-def answers(classifier: FrozenClassifier, predictions: Predictions) -> Iterator[dict[str, Any]]:
+def answers(
+    classifier: FrozenClassifier | ExportedClassifier, predictions: Predictions | ExportedPredictions
+) -> Iterator[dict[str, Any]]:
     """Yield the answer for each input.
 
     ``score`` and ``scores`` are probabilities; a head without them gives ``margins`` instead: above 0 means yes,

@@ -6,8 +6,7 @@ from embedkit.encoders.features import Encoder, Extraction, FeatureExtractor, Fe
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Recipe, View, make_recipe
 from embedkit.encoders.settings import EncoderSettings
-from embedkit.encoders.texts import require_texts
-from embedkit.runtime.texts import check_texts
+from embedkit.runtime.texts import check_texts, require_texts
 
 __all__ = [
     "Encoder",

@@ -1,4 +1,4 @@
-"""Texts and pairs before they are tokens: what they are called, and data that hold none."""
+"""Texts and pairs before they are tokens: what they are called."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError
 from embedkit.runtime.tokens import Text
 from embedkit.store import text_keys
 
 Keys: TypeAlias = NDArray[np.uint8]
-
-
-def require_texts(kind: str) -> None:
-    """Raise `UsageError` for data that hold lists of words."""
-    if kind == "tokens":
-        raise UsageError(
-            "these data are lists of words with a tag each; this command reads texts or pairs of texts"
-        )
 
 
 def keys_of(texts: Sequence[Text], rows: NDArray[np.int64]) -> Keys:

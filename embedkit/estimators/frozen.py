@@ -129,6 +129,19 @@ class FrozenClassifier:
             codes = self.thresholds.decide(compared, multi_label=self.multi_label)
         return Predictions(codes, probabilities, scores, extraction)
 
+    def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
+        """Say how many of some inputs lost tokens or held none."""
+        return self.extractor.remarks(Extraction(rows=rows, truncated=truncated, empty=empty))
+
+    def report_to(self, progress: Callable[[int], None]) -> None:
+        """Tell `progress` the number of texts that became ready, `texts_per_row` for each input."""
+        self.extractor.progress = progress
+
+    @property
+    def texts_per_row(self) -> int:
+        """Texts that the encoder reads for one input."""
+        return self.extractor.texts_per_row(self.kind)
+
     def save(self, folder: Path) -> None:
         """Write the head and the manifest to a folder of `embedkit.artifact.staged`; call it last."""
         described, arrays = self.head.state()

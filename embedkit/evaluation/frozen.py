@@ -11,30 +11,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.data import SPLITS, Dataset, LabelCodec, Split, check_splits, require_classes
+from embedkit.data import LabelCodec, Split, check_splits, require_classes
 from embedkit.data.splits import groups_of, has_label_sets
-from embedkit.data.text import name_of, names_of
 from embedkit.encoders import Extraction, FeatureExtractor, Features, require_texts
-from embedkit.errors import DataError, UsageError
-from embedkit.estimators.frozen import FrozenClassifier, Predictions, exact_settings, head_settings
+from embedkit.errors import DataError
+from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings
 from embedkit.estimators.rows import Rows
-from embedkit.evaluation.judge import Judgement, judge, judge_sets
-from embedkit.evaluation.report import write_metrics, write_report
+from embedkit.evaluation.judged import TRAIN, Judged, believed, check_positive, judged, shown_split, write_judged
+from embedkit.evaluation.report import write_metrics
 from embedkit.evaluation.sweep import Sweep, write_sweep
 from embedkit.heads import Decided, Decision, HeadSpec, check_class_names, fit_decided
-from embedkit.metrics import expected_calibration
 from embedkit.runtime.tokens import Text
-
-TRAIN = "train"
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A split with what a classifier made of it."""
-
-    split: Split
-    predictions: Predictions
-    judgement: Judgement
 
 
 @dataclass(eq=False)
@@ -189,14 +176,8 @@ def _judged_with(
     figures, before = entry.judgement.metrics, decided.before
     if "calibration" in figures and before.has_probabilities:
         probabilities = before.predict_proba(features.vectors)
-        figures["calibration"] = {"before": _believed(entry.judgement, probabilities), **figures["calibration"]}
+        figures["calibration"] = {"before": believed(entry.judgement, probabilities), **figures["calibration"]}
     return entry
-
-
-def _believed(judgement: Judgement, probabilities: NDArray[Any]) -> dict[str, Any]:
-    """Say how far probabilities of the labels that were trained could be believed."""
-    true = judgement.true
-    return expected_calibration(true[:, : probabilities.shape[1]] if true.ndim == 2 else true, probabilities)
 
 
 def check_plan(
@@ -232,13 +213,6 @@ def _validation(
     return (features["validation"].vectors[known], codes[known]) if known.any() else None
 
 
-def check_positive(positive: str | None, codec: LabelCodec, labels: Sequence[Any] | None = None) -> None:
-    """Raise `UsageError` unless the positive label, as printed, is one of training or of the judged rows."""
-    names = codec.names if positive is None else codec.extended(labels or []).names
-    if positive is not None and positive not in names:
-        raise UsageError(f"positive label {name_of(positive)} is none of {names_of(names)}")
-
-
 def _features(extractor: FeatureExtractor, split: Split) -> Features:
     return extractor.transform(cast("Sequence[Text]", split.inputs), rows=split.rows)
 
@@ -262,25 +236,6 @@ def _origin(earlier: Rows | None, trained_on: Sequence[str]) -> dict[str, Any]:
         *before, origin["fingerprint"] = trained_on
         origin |= {"earlier_fingerprints": before} if before else {}
     return origin
-
-
-def judged(
-    split: Split, predictions: Predictions, classifier: FrozenClassifier, *, positive: str | None = None
-) -> Judged:
-    """Judge predictions of a labelled split; labels that training never saw count as errors."""
-    labels, codec = cast("list[Any]", split.labels), classifier.codec
-    if classifier.multi_label:
-        judgement = judge_sets(labels, codec.decode_sets(predictions.codes), codec.classes)
-    else:
-        names = codec.decode(predictions.codes).tolist()
-        judgement = judge(labels, names, codec.classes, positive=positive)
-    if classifier.thresholds is not None:
-        judgement.metrics["thresholds"] = classifier.thresholds.to_json()
-    if classifier.about.get("head_settings", {}).get("calibrate") and predictions.probabilities is not None:
-        judgement.metrics["calibration"] = {"after": _believed(judgement, predictions.probabilities)}
-    if _tuned_on(classifier.about) == split.fingerprint():
-        judgement.metrics["used_to_tune"] = True
-    return Judged(split, predictions, judgement)
 
 
 def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None:
@@ -308,96 +263,3 @@ def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None
     if run.sweep is not None:
         write_sweep(folder, run.sweep)
     run.classifier.save(folder)
-
-
-def shown_split(judged_splits: Mapping[str, Judged]) -> Judged | None:
-    """Return the split that the report is about: test, else validation."""
-    return judged_splits.get("test") or judged_splits.get("validation")
-
-
-def write_judged(folder: Path, entry: Judged) -> None:
-    """Write `report/` of one split."""
-    write_report(
-        folder,
-        true=entry.judgement.true,
-        predicted=entry.judgement.predicted,
-        probabilities=entry.predictions.probabilities,
-        names=entry.judgement.names,
-        inputs=entry.split.inputs,
-        rows=entry.split.rows,
-        source=f"{entry.split.source} ({entry.split.name})",
-        metrics=entry.judgement.metrics,
-    )
-
-
-def split_to_judge(dataset: Dataset, wanted: str | None, classifier: FrozenClassifier) -> Split:
-    """Read the split of some data that a classifier is to be judged on.
-
-    Of a single file these are the rows that training held out, if the classifier was trained on the rest of the
-    same file; else all of its rows. The data set's notes say which.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    wanted : str, optional
-        A split by name. Default: test.
-    classifier : FrozenClassifier
-
-    Raises
-    ------
-    UsageError
-        There is no such split.
-    DataError
-        It has no labels, or several a row where the classifier gives one, or the other way round.
-    """
-    about = classifier.about
-    if dataset.single and wanted in (None, *SPLITS):
-        split = _of_file(dataset, wanted, about)
-    else:
-        split = dataset.split(wanted or "test", columns=False)
-    if split.labels is None:
-        raise DataError(f"{split.source}: the split {split.name} has no labels, so nothing can be judged on it")
-    if len(split) and has_label_sets(split.labels) != classifier.multi_label:
-        kinds = ("one label a row", "several labels a row")
-        raise DataError(
-            f"{split.source} has {kinds[not classifier.multi_label]}, but this classifier gives "
-            f"{kinds[classifier.multi_label]}"
-        )
-    if split.fingerprint() in fingerprints_of(about):
-        dataset.notes.append(f"{split.source}: these are the rows that the classifier was trained on")
-    return split
-
-
-def _tuned_on(about: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint of the validation rows that calibration or thresholds were learnt on, if any."""
-    if about.get("head_settings", {}).get("tuned_on") != "validation":
-        return None
-    fingerprint: str | None = about.get("data", {}).get("validation", {}).get("fingerprint")
-    return fingerprint
-
-
-def fingerprints_of(about: Mapping[str, Any]) -> list[str]:
-    """Return the fingerprints of the train splits that a classifier was trained on, those that are known."""
-    train = about.get("data", {}).get(TRAIN, {})
-    earlier = train.get("earlier_fingerprints")
-    known = [*(earlier if isinstance(earlier, list) else []), train.get("fingerprint")]
-    return [fingerprint for fingerprint in known if isinstance(fingerprint, str)]
-
-
-def _of_file(dataset: Dataset, wanted: str | None, about: Mapping[str, Any]) -> Split:
-    parts = replace(dataset, notes=[])
-    try:
-        splits = parts.splits(seed=int(about.get("seed", 42)), columns=False)
-    except DataError:  # too few rows to hold some out, so none were; or a row is wrong, and is said to be below
-        if wanted is not None:
-            raise
-        splits = {}
-    if wanted is None and (not splits or splits[TRAIN].fingerprint() not in fingerprints_of(about)):
-        (name,) = dataset.sources
-        whole = dataset.split(name, columns=False)
-        dataset.notes.append(f"{whole.source}: all {len(whole):,} rows are judged")
-        return whole
-    dataset.notes.extend(parts.notes)
-    if (wanted or "test") not in splits:
-        raise UsageError(f"{dataset.name} is one file; it has the splits train and test, not {wanted!r}")
-    return splits[wanted or "test"]

@@ -16,8 +16,9 @@ from embedkit.data.text import counted
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.frozen import FrozenClassifier, head_params
 from embedkit.estimators.rows import Rows
-from embedkit.evaluation.frozen import TRAIN, fingerprints_of, targets_of
+from embedkit.evaluation.frozen import targets_of
 from embedkit.evaluation.judge import extended_codec
+from embedkit.evaluation.judged import TRAIN, fingerprints_of
 from embedkit.heads import Decision, HeadSpec
 
 

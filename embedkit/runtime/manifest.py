@@ -62,6 +62,15 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
     return manifest
 
 
+def kind_of(folder: Path) -> str | None:
+    """Return the kind that a folder says it is, unchecked; None for what embedkit did not write."""
+    try:
+        kind = parse_manifest(folder).get("kind")
+    except (ArtifactError, OSError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def parse_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest without looking at the other files."""
     path = _plain_file(folder, MANIFEST)

@@ -200,6 +200,8 @@ class Predictor:
         Most tokens of a batch, padding included.
     batching : callable, optional
         Cuts windows into batches; default `embedkit.runtime.batching.plan`.
+    about : mapping, optional
+        The folder's manifest.
 
     Raises
     ------
@@ -216,8 +218,10 @@ class Predictor:
         threads: int | None = None,
         batch_tokens: int = BATCH_TOKENS,
         batching: Callable[[NDArray[np.int64], int], list[NDArray[np.int64]]] = plan,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.description = description
+        self.about: Mapping[str, Any] = about or {}
         self.batch_tokens = batch_tokens
         self._batching = batching
         self._tokenizer = Tokenizer.from_file(
@@ -283,7 +287,7 @@ class Predictor:
 
     def decision_function(self, texts: Sequence[Text]) -> NDArray[np.float64]:
         """Return scores, float64 (n,) for two classes, above 0 meaning the second; else (n, C)."""
-        self._require("sequence")
+        self.require("sequence")
         return self._scores(self._run(texts, None).values)
 
     def encode(self, texts: Sequence[Text]) -> NDArray[np.float32]:
@@ -294,18 +298,19 @@ class Predictor:
         UsageError
             The folder holds a classifier.
         """
-        self._require("encoder")
+        self.require("encoder")
         return self._run(texts, None).values
 
     def answer(self, texts: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Answers:
         """Classify; `rows` are what messages call the texts (default: 1 to n)."""
-        self._require("sequence")
+        self.require("sequence")
         run = self._run(texts, rows)
         scores = self._scores(run.values)
         known, codes = self.description.decide(scores)
         return Answers(codes, known, scores if known is None else None, run.truncated, run.empty)
 
-    def _require(self, task: str) -> None:
+    def require(self, task: str) -> None:
+        """Raise `UsageError` unless the folder holds a classifier (``"sequence"``) or an encoder."""
         if self.description.task != task:
             have, lack = ("an encoder", "labels") if task == "sequence" else ("a classifier", "vectors")
             raise UsageError(f"this folder holds {have}, which gives no {lack}")
@@ -443,4 +448,6 @@ def load(
     if precision not in description.graphs:
         raise UsageError(f"{folder} holds no graph in {precision}; there is {', '.join(description.graphs)}")
     graph = folder / description.graphs[precision]
-    return Predictor(description, folder / TOKENIZER, graph, threads=threads, batch_tokens=batch_tokens)
+    return Predictor(
+        description, folder / TOKENIZER, graph, threads=threads, batch_tokens=batch_tokens, about=manifest
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
-from embedkit.errors import DataError
+from embedkit.errors import DataError, UsageError
 from embedkit.runtime.tokens import Text
 
 # What is tokenised and sorted by length at once.
@@ -32,6 +32,14 @@ def check_texts(inputs: Sequence[object], rows: Iterable[int] | None = None) -> 
         if not good:
             wanted = "a pair of texts" if pairs else "a text"
             raise DataError(f"row {row} is of type {type(item).__name__}, not {wanted}")
+
+
+def require_texts(kind: str) -> None:
+    """Raise `UsageError` for data that hold lists of words."""
+    if kind == "tokens":
+        raise UsageError(
+            "these data are lists of words with a tag each; this command reads texts or pairs of texts"
+        )
 
 
 def check_unicode(inputs: Sequence[Text], rows: Iterable[int] | None = None) -> None:

@@ -1,0 +1,167 @@
+"""``embedkit export-onnx``: a trained classifier, or an encoder, as a folder that answers without torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.cli import options
+from embedkit.cli.output import emit, say, show
+from embedkit.errors import DataError, EmbedkitError, InputMissingError, UsageError
+
+if TYPE_CHECKING:
+    from embedkit.export import Exported
+    from embedkit.runtime.tokens import Text
+
+_ROWS = 4096  # texts that the parity check chooses from
+
+
+def add(subparsers: options.Subparsers) -> None:
+    """Add the command."""
+    parser = options.command(
+        subparsers, "export-onnx", run, "write a trained classifier or an encoder as an ONNX folder"
+    )
+    parser.add_argument(
+        "folder", metavar="DIR|MODEL", help="a trained classifier; or an encoder: minilm, a folder, a hub id"
+    )
+    group = parser.add_argument_group("parity")
+    group.add_argument(
+        "--parity-data", metavar="DATA", help="whose texts the graph is compared on (default: the training data)"
+    )
+    for role in ("text", "pair"):
+        group.add_argument(f"--{role}-column", metavar="NAME", help=f"column of the {role} in it")
+    group.add_argument("--threads", type=int, metavar="N", help="of the comparison")
+    parser.add_argument("-m", "--model", help="where the encoder of the classifier is now, if it has moved")
+    encoder = parser.add_argument_group("of an encoder (a classifier has its own)")
+    encoder.add_argument("--pooling", help="cls, mean, max, last, mean_sqrt_len, pooler, or joins (cls+mean)")
+    encoder.add_argument("--normalize", default=None, action=argparse.BooleanOptionalAction, help="to length 1")
+    encoder.add_argument("--max-length", type=int, metavar="N", help="most tokens of a text")
+    options.add_output(parser, "folder to write", required=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, compare, publish."""
+    from embedkit.artifact import check_replaceable
+    from embedkit.runtime.manifest import EXPORTED, kind_of
+
+    check_replaceable(Path(args.output), args.overwrite)
+    kind = kind_of(Path(args.folder))
+    if kind == EXPORTED:
+        raise UsageError(f"{args.folder} is an exported folder already")
+    exported = _encoder(args) if kind is None else _classifier(args)
+    _report(args, exported)
+    return 0
+
+
+def _classifier(args: argparse.Namespace) -> Exported:
+    from embedkit.estimators.frozen import load_frozen
+    from embedkit.export import Trained, export_classifier
+
+    _refuse_encoder_flags(args)
+    _require(args)
+    folder = Path(args.folder)
+    found = load_frozen(folder, model=args.model, store=False, device="cpu", threads=args.threads)
+    metrics = _metrics(folder)
+    texts = _texts(args, found.kind, _training_data(args, metrics))
+    trained = Trained(found.extractor, found.head, found.codec, found.kind, found.thresholds, found.about, metrics)
+    return export_classifier(trained, Path(args.output), texts, overwrite=args.overwrite, threads=args.threads)
+
+
+def _encoder(args: argparse.Namespace) -> Exported:
+    from embedkit.export import export_encoder
+
+    _require(args)
+    from embedkit.encoders import EncoderSettings, FeatureExtractor
+
+    if args.model:
+        raise UsageError("--model is where the encoder of a classifier is; name an encoder in place of DIR")
+    settings = EncoderSettings(
+        args.folder,
+        pooling=args.pooling,
+        normalize=args.normalize,
+        max_length=args.max_length,
+        device="cpu",
+        threads=args.threads,
+    )
+    extractor = FeatureExtractor(settings)
+    if args.parity_data is None:
+        raise UsageError("an encoder has no training data to be compared on; give texts with --parity-data FILE")
+    texts: Any = _texts(args, "text", args.parity_data)
+    return export_encoder(extractor, Path(args.output), texts, overwrite=args.overwrite, threads=args.threads)
+
+
+def _require(args: argparse.Namespace) -> None:
+    from embedkit.errors import require
+
+    for module in ("pyarrow", "torch", "onnx", "onnxscript"):
+        require(module, extra="train", purpose=f"embedkit {args.command}")
+
+
+def _refuse_encoder_flags(args: argparse.Namespace) -> None:
+    flags = {"--pooling": args.pooling, "--normalize": args.normalize, "--max-length": args.max_length}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given:
+        raise UsageError(f"{args.folder} is a trained classifier, whose encoder is settled; leave out {given[0]}")
+
+
+def _metrics(folder: Path) -> dict[str, Any] | None:
+    """Read the classifier's figures, if it has some; its manifest has vouched for the file."""
+    path = folder / "metrics.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_bytes())
+    return found if isinstance(found, dict) else None
+
+
+def _training_data(args: argparse.Namespace, metrics: dict[str, Any] | None) -> str:
+    """Return the data whose texts the graph is compared on."""
+    if args.parity_data is not None:
+        given: str = args.parity_data
+        return given
+    data = (metrics or {}).get("settings", {}).get("data")
+    if not isinstance(data, str):
+        raise UsageError(
+            f"{args.folder} does not say what it was trained on; give texts to compare the graph on with "
+            "--parity-data FILE"
+        )
+    return data
+
+
+def _texts(args: argparse.Namespace, kind: str, data: str) -> Sequence[Text]:
+    """Read the first texts of some data, of its train split where there is one."""
+    from embedkit.data import Columns, open_dataset
+
+    try:
+        columns = Columns(text=args.text_column, pair=args.pair_column)
+        dataset = open_dataset(data, columns=columns, labels="none", missing_text="drop")
+        if dataset.kind != kind:
+            raise DataError(f"{data} holds {dataset.kind}s, but {args.folder} reads {kind}s")
+        source = dataset.sources.get("train") or next(iter(dataset.sources.values()))
+        inputs: list[Any] = list(islice((text for chunk in source.chunks() for text in chunk.inputs), _ROWS))
+        return inputs
+    except EmbedkitError as error:
+        if args.parity_data is not None:
+            raise
+        kinds = InputMissingError if isinstance(error, InputMissingError) else UsageError
+        raise kinds(
+            f"the data that {args.folder} was trained on cannot be read here ({error}); give texts to compare the "
+            "graph on with --parity-data FILE"
+        ) from error
+
+
+def _report(args: argparse.Namespace, exported: Exported) -> None:
+    parity = exported.parity
+    if args.json:
+        emit({"output": args.output, "bytes": exported.size, "parity": parity.to_json()})
+        return
+    show(
+        f"{exported.size / 1e6:.1f} MB in float32; largest difference to torch {parity.difference:.1g} (allowed "
+        f"{parity.allowed:.1g}), labels equal, on {parity.texts} texts of {parity.shortest} to {parity.longest} "
+        "tokens, alone and in mixed batches"
+    )
+    say(args, f"saved in {args.output}; try: embedkit predict {shlex.quote(args.output)} ...")

@@ -1,0 +1,138 @@
+"""An exported folder with the face of a trained classifier; imports what the base install has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedkit.data.labels import LabelCodec
+from embedkit.data.text import counted
+from embedkit.errors import ArtifactError
+from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.predictor import BATCH_TOKENS, Predictor, load
+from embedkit.runtime.tokens import Text
+
+_ROWS = 2048  # between two reports of progress
+
+
+@dataclass
+class Reading:
+    """What answering has cost, under the names that `embedkit.encoders.Extraction` has."""
+
+    rows: int = 0
+    truncated: int = 0
+    empty: int = 0
+    seconds: float = 0.0
+    load_seconds: float = 0.0
+
+
+class ExportedPredictions(NamedTuple):
+    """Answers in input order, as `embedkit.estimators.frozen.Predictions` has them."""
+
+    codes: NDArray[Any]
+    probabilities: NDArray[np.floating[Any]] | None
+    scores: NDArray[np.floating[Any]] | None
+    extraction: Reading
+
+
+@dataclass(eq=False)
+class ExportedClassifier:
+    """An opened folder of ``embedkit export-onnx``.
+
+    Attributes
+    ----------
+    predictor : Predictor
+    codec : LabelCodec
+    load_seconds : float
+        Wall time of opening it.
+    """
+
+    predictor: Predictor
+    codec: LabelCodec
+    load_seconds: float = 0.0
+    texts_per_row: int = 1
+    _progress: Callable[[int], None] | None = None
+
+    @property
+    def kind(self) -> str:
+        """What an input is: ``"text"`` or ``"pair"``."""
+        return self.predictor.description.input
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text has any number of labels."""
+        return self.predictor.description.multi_label
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """What decides instead of the most probable class."""
+        return self.predictor.description.thresholds
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the manifest says of the training."""
+        return self.predictor.about
+
+    def report_to(self, progress: Callable[[int], None]) -> None:
+        """Tell `progress` the number of texts that became ready."""
+        self._progress = progress
+
+    def predict(self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> ExportedPredictions:
+        """Classify texts or pairs; `rows` are what messages call them."""
+        start = time.perf_counter()
+        numbers = np.arange(1, len(inputs) + 1) if rows is None else rows
+        parts = []
+        for first in range(0, max(1, len(inputs)), _ROWS):
+            part = slice(first, first + _ROWS)
+            parts.append(self.predictor.answer(inputs[part], rows=numbers[part]))
+            if self._progress is not None:
+                self._progress(len(inputs[part]))
+        cost = Reading(len(inputs), load_seconds=self.load_seconds)
+        cost.truncated = sum(int(answers.truncated.sum()) for answers in parts)
+        cost.empty = sum(int(answers.empty.sum()) for answers in parts)
+        cost.seconds = time.perf_counter() - start + self.load_seconds
+        codes = np.concatenate([answers.codes for answers in parts])
+        return ExportedPredictions(
+            codes,
+            _joined([answers.probabilities for answers in parts]),
+            _joined([answers.scores for answers in parts]),
+            cost,
+        )
+
+    def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
+        """Say how many of some inputs lost tokens or held none."""
+        said, description = [], self.predictor.description
+        if truncated:
+            end = "start" if description.side == "left" else "end"
+            said.append(
+                f"{truncated:,} of {counted(rows, 'input')} have more than {description.max_length} tokens and "
+                f"lost their {end}"
+            )
+        if empty:
+            said.append(f"{empty:,} of {counted(rows, 'input')} hold nothing that the tokenizer knows")
+        return said
+
+
+def _joined(parts: Sequence[NDArray[np.floating[Any]] | None]) -> NDArray[np.floating[Any]] | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if there else None
+
+
+def load_exported(
+    folder: Path, *, precision: str = "float32", threads: int | None = None, batch_tokens: int | None = None
+) -> ExportedClassifier:
+    """Open an exported classifier; parameters and errors are those of `embedkit.runtime.load`."""
+    start = time.perf_counter()
+    predictor = load(folder, precision, threads, batch_tokens=batch_tokens or BATCH_TOKENS)
+    predictor.require("sequence")
+    dtype = predictor.about.get("label_dtype")
+    if not isinstance(dtype, str):
+        raise ArtifactError(f"{folder}: its manifest does not say the dtype of its labels; make the folder again")
+    codec = LabelCodec(predictor.labels, dtype)
+    return ExportedClassifier(predictor, codec, time.perf_counter() - start)

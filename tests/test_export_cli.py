@@ -1,0 +1,201 @@
+"""``embedkit export-onnx``, and the commands that read what it wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from embedkit.cli import main
+from embedkit.runtime.manifest import read_manifest
+from tests.tiny_models import WORDS, make_encoder, make_sentence_transformer
+
+
+class Told(NamedTuple):
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Cli = Callable[..., Told]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, code: int = 0) -> Told:
+        capsys.readouterr()
+        try:
+            given = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            given = int(stop.code or 0)
+        told = Told(given, *capsys.readouterr())
+        assert given == code, told
+        return told
+
+    return run
+
+
+class Made(NamedTuple):
+    """A trained classifier, what it was exported to, and their data."""
+
+    data: Path
+    model: Path
+    trained: Path
+    exported: Path
+
+
+def write_rows(path: Path, start: int, count: int) -> None:
+    rng = np.random.default_rng(start)
+    lines = ["text,label"]
+    for i in range(count):
+        words = " ".join(rng.choice(WORDS, size=int(rng.integers(1, 70))))
+        lines.append(f"{words} {'good fine' if i % 2 else 'bad dull'},{'pos' if i % 2 else 'neg'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("made")
+    found = Made(root / "data", root / "model", root / "trained", root / "exported")
+    make_sentence_transformer(found.model)
+    write_rows(found.data / "train.csv", 1, 60)
+    write_rows(found.data / "test.csv", 2, 40)
+    store = ["--store", str(root / "store"), "--quiet"]
+    how = ["--thresholds", "balanced-accuracy", *store]
+    fit = ["fit-head", found.data, "-m", found.model, "-o", found.trained, *how]
+    assert main([str(argument) for argument in fit]) == 0
+    export = ["export-onnx", found.trained, "-o", found.exported, "--quiet"]
+    assert main([str(argument) for argument in export]) == 0
+    return found
+
+
+def test_the_training_data_are_compared_on_where_they_still_are(made: Made) -> None:
+    parity = read_manifest(made.exported, kind="onnx")["parity"]
+    assert parity["texts"] >= 50
+    assert parity["longest"] == 64
+
+
+def test_predict_gives_the_same_answers(cli: Cli, made: Made) -> None:
+    given = ["--input", made.data / "test.csv"]
+    before = cli("predict", made.trained, *given, "--no-store").lines
+    after = cli("predict", made.exported, *given).lines
+    assert len(after) == 40
+    for old, new in zip(before, after, strict=True):
+        assert (new["label"], new["text"], new["input_label"]) == (old["label"], old["text"], old["input_label"])
+        assert new["scores"] == pytest.approx(old["scores"], abs=1e-4)
+        assert new["score"] == pytest.approx(old["score"], abs=1e-4)
+
+
+def test_evaluate_gives_the_same_figures(cli: Cli, made: Made) -> None:
+    (before,) = cli("evaluate", made.trained, made.data, "--json", "--no-store").lines
+    (after,) = cli("evaluate", made.exported, made.data, "--json").lines
+    assert after["splits"] == before["splits"]
+    cli("evaluate", made.exported, made.data, "-o", "judged")
+    assert json.loads(Path("judged/metrics.json").read_text())["splits"]["test"] == before["splits"]["test"]
+
+
+def test_what_is_lost_is_said(cli: Cli, made: Made) -> None:
+    told = cli("predict", made.exported, "good " * 100, "")
+    assert "1 of 2 inputs have more than 64 tokens and lost their end" in told.err
+    assert "1 of 2 inputs hold nothing that the tokenizer knows" in told.err
+    assert (
+        "rows that the classifier was trained on"
+        in cli("evaluate", made.exported, made.data, "--split", "train").err
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [(["-m", "minilm"], "--model"), (["--store", "s"], "--store"), (["--device", "cuda"], "--device")],
+)
+def test_what_an_exported_folder_does_not_need_is_refused(
+    flags: list[str], named: str, cli: Cli, made: Made
+) -> None:
+    assert f"leave out {named}" in cli("predict", made.exported, *flags, "a text", code=2).err
+
+
+def test_predict_and_evaluate_need_the_base_install_alone(made: Made) -> None:
+    code = f"""
+import sys
+absent = "torch transformers sklearn pyarrow xxhash scipy safetensors platformdirs huggingface_hub matplotlib " \
+         "tqdm joblib onnx pandas skops"
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent.split():
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from embedkit.cli import main
+assert main(["predict", {str(made.exported)!r}, "a good film"]) == 0
+assert main(["evaluate", {str(made.exported)!r}, {str(made.data)!r}, "--json"]) == 0
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[1])["splits"]["test"]["n"] == 40
+
+
+def test_an_encoder_is_exported_with_texts_to_compare(cli: Cli, made: Made) -> None:
+    assert "--parity-data" in cli("export-onnx", made.model, "-o", "out", code=2).err
+    told = cli("export-onnx", made.model, "-o", "out", "--parity-data", made.data / "train.csv", "--json")
+    (figures,) = told.lines
+    assert figures["parity"]["difference"] <= 1e-4
+    assert figures["bytes"] == (Path("out") / "onnx" / "model.onnx").stat().st_size
+    assert "an encoder, which gives no labels" in cli("predict", "out", "a text", code=2).err
+    assert "an exported folder already" in cli("export-onnx", "out", "-o", "out2", code=2).err
+
+
+def test_data_that_have_gone_are_asked_for(cli: Cli, made: Made, tmp_path: Path) -> None:
+    write_rows(tmp_path / "own.csv", 3, 40)
+    cli("fit-head", "own.csv", "-m", made.model, "-o", "own", "--no-store")
+    (tmp_path / "own.csv").rename(tmp_path / "moved.csv")
+    told = cli("export-onnx", "own", "-o", "out", code=66)
+    assert "own.csv" in told.err
+    assert "--parity-data FILE" in told.err
+    assert not (tmp_path / "out").exists()
+    assert "labels equal" in cli("export-onnx", "own", "-o", "out", "--parity-data", "moved.csv").out
+
+
+@pytest.mark.parametrize(
+    ("clf", "said"),
+    [("knn", "a knn head cannot be exported"), ("hist-gb", "a skops head cannot be exported: it is an object")],
+)
+def test_heads_without_a_graph_are_refused(clf: str, said: str, cli: Cli, made: Made) -> None:
+    cli("fit-head", made.data, "-m", made.model, "--clf", clf, "-o", "out", "--no-store")
+    assert said in cli("export-onnx", "out", "-o", "graph", code=65).err
+    assert not Path("graph").exists()
+
+
+def test_what_does_not_fit_is_said_at_once(cli: Cli, made: Made) -> None:
+    assert "--overwrite" in cli("export-onnx", made.trained, "-o", made.exported, code=2).err
+    assert "leave out --pooling" in cli("export-onnx", made.trained, "-o", "o", "--pooling", "cls", code=2).err
+    assert "name an encoder" in cli("export-onnx", "nowhere", "-o", "o", "-m", "minilm", code=2).err
+    Path("pairs.csv").write_text("text,text_pair\na,b\n", encoding="utf-8")
+    told = cli("export-onnx", made.trained, "-o", "o", "--parity-data", "pairs.csv", code=65)
+    assert "holds pairs, but" in told.err
+
+
+def test_a_plain_encoder_takes_the_pooling_that_is_asked_for(cli: Cli, made: Made, tmp_path: Path) -> None:
+    from embedkit import runtime
+    from embedkit.encoders import EncoderSettings, FeatureExtractor
+
+    make_encoder(tmp_path / "plain", "distilbert")
+    flags = ["--pooling", "max", "--normalize", "--max-length", "20"]
+    cli("export-onnx", "plain", "-o", "out", "--parity-data", made.data / "train.csv", *flags)
+    settings = EncoderSettings(tmp_path / "plain", pooling="max", normalize=True, max_length=20)
+    texts = ["a good film " * 20, "bad"]
+    expected = FeatureExtractor(settings).transform(texts).vectors
+    np.testing.assert_allclose(runtime.load("out").encode(texts), expected, atol=1e-5)
