@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -289,8 +290,9 @@ def test_pairs_that_are_read_together(models: Callable[[str], Path], tmp_path: P
         ({"pairs": "bi"}, "pair", lambda d: linear(4 * d, 3, "softmax"), "two passes"),
         ({"long": "mean"}, "text", lambda d: mlp(d, 3), "for linear heads alone"),
         ({"precision": "bfloat16"}, "text", lambda d: linear(d, 3, "softmax"), "computed in bfloat16"),
+        ({"prompt": "https://me:secret@host"}, "text", lambda d: linear(d, 3, "softmax"), "looks like a password"),
     ],
-    ids=["bi", "windows before an mlp", "bfloat16"],
+    ids=["bi", "windows before an mlp", "bfloat16", "secret"],
 )
 def test_what_one_graph_cannot_compute_is_refused_with_the_reason(
     settings: dict[str, Any],
@@ -437,6 +439,7 @@ def test_the_layout_is_what_other_tools_read(folder: Path) -> None:
     assert json.loads((folder / "special_tokens_map.json").read_text())["pad_token"] == "[PAD]"
     card = (folder / "README.md").read_text()
     assert "accuracy 0.750 (95 % interval 0.600 to 0.850), macro f1 0.700" in card
+    assert re.search(r"One text of \d+ tokens: [\d.]+ ms \(median; p99 [\d.]+\) with 1 thread of `", card)
     manifest = read_manifest(folder, kind="onnx")
     assert manifest["seed"] == 7
     assert manifest["parity"]["difference"] <= manifest["parity"]["allowed"]
@@ -528,6 +531,26 @@ def test_what_is_no_graph_is_refused_with_any_digest(content: bytes, folder: Pat
     target = copy_of(tmp_path / "copy", tmp_path / "again")
     with pytest.raises(ArtifactError, match="onnxruntime cannot open this graph"):
         runtime.load(target)
+
+
+@pytest.mark.parametrize("place", ["../secret.bin", "/etc/hostname", "absent.bin"])
+def test_weights_outside_of_the_folder_are_never_read(place: str, folder: Path, tmp_path: Path) -> None:
+    """Threat: a graph that names a file of the machine as its weights (CVE-2024-27318)."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    np.ones(4, np.float32).tofile(tmp_path / "secret.bin")
+    weights = TensorProto(name="w", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL)
+    entry = weights.external_data.add()
+    entry.key, entry.value = "location", place
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [4])]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["logits"])], "g", inputs, outputs, [weights])
+    copy_of(folder, tmp_path / "copy")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "copy" / "onnx" / "model.onnx")
+    with pytest.raises(ArtifactError, match="onnxruntime cannot open this graph"):
+        runtime.load(copy_of(tmp_path / "copy", tmp_path / "again"))
 
 
 @pytest.mark.parametrize(

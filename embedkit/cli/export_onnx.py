@@ -155,13 +155,20 @@ def _texts(args: argparse.Namespace, kind: str, data: str) -> Sequence[Text]:
 
 
 def _report(args: argparse.Namespace, exported: Exported) -> None:
-    parity = exported.parity
+    from embedkit.data.text import counted
+
+    parity, latency = exported.parity, exported.latency
     if args.json:
-        emit({"output": args.output, "bytes": exported.size, "parity": parity.to_json()})
+        facts = {"output": args.output, "bytes": exported.size, "parity": parity.to_json()}
+        emit({**facts, "latency": vars(latency)})
         return
     show(
         f"{exported.size / 1e6:.1f} MB in float32; largest difference to torch {parity.difference:.1g} (allowed "
         f"{parity.allowed:.1g}), labels equal, on {parity.texts} texts of {parity.shortest} to {parity.longest} "
         "tokens, alone and in mixed batches"
+    )
+    show(
+        f"one text of {latency.tokens} tokens: {latency.median:.1f} ms (median; p99 {latency.p99:.1f}), "
+        f"{counted(latency.threads, 'thread')}"
     )
     say(args, f"saved in {args.output}; try: embedkit predict {shlex.quote(args.output)} ...")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.artifact import write_json
-from embedkit.data.text import printable
+from embedkit.data.text import counted, printable
 from embedkit.encoders import FeatureExtractor
 from embedkit.export.parity import Parity
+from embedkit.export.speed import Latency
 from embedkit.runtime.predictor import TOKENIZER, Description
 from embedkit.runtime.tokens import Text, Tokenizer
 
@@ -112,7 +113,12 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def card(
-    description: Description, source: str, metrics: Mapping[str, Any] | None, parity: Parity, size: int, width: int
+    description: Description,
+    source: str,
+    metrics: Mapping[str, Any] | None,
+    parity: Parity,
+    latency: Latency,
+    size: int,
 ) -> str:
     """Return ``README.md``: what the folder is, how good, how large, how to use it.
 
@@ -124,13 +130,14 @@ def card(
     metrics : mapping, optional
         ``metrics.json`` of the classifier.
     parity : Parity
+    latency : Latency
     size : int
         Bytes of the graph.
-    width : int
-        Numbers of a vector.
     """
     sequence = description.task == "sequence"
     kind = "text-classification" if sequence else "feature-extraction"
+    count = len(description.labels)
+    gives = f"and a classifier of {count} labels" if sequence else f"{description.width} numbers a text"
     lines = [
         "---",
         "library_name: onnxruntime",
@@ -139,12 +146,13 @@ def card(
         "---",
         f"# A {'text classifier' if sequence else 'text encoder'} in ONNX",
         "",
-        f"One graph: the encoder {_code(source)}, "
-        + (f"and a classifier of {len(description.labels)} labels." if sequence else f"{width} numbers a text."),
+        f"One graph: the encoder {_code(source)}, {gives}.",
         "",
         *_labels(description),
         *_figures(metrics),
         f"- Size: {size / 1e6:.1f} MB, float32.",
+        f"- One text of {latency.tokens} tokens: {latency.median:.1f} ms (median; p99 {latency.p99:.1f}) with "
+        f"{counted(latency.threads, 'thread')} of {_code(latency.machine)}.",
         f"- Largest difference to torch on {parity.texts} texts of {parity.shortest} to {parity.longest} tokens: "
         f"{parity.difference:.1g}" + (", all labels equal." if sequence else "."),
         *_reading(description),

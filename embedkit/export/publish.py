@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.artifact import installed, staged, write_manifest
+from embedkit.artifact import installed, scrub, staged, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.encoders import FeatureExtractor
 from embedkit.errors import ExportError, require
 from embedkit.export.dense import Dense, dense_of
 from embedkit.export.folder import GRAPH, card, write_config, write_tokenizer
 from embedkit.export.parity import Parity, compare, parity_texts
+from embedkit.export.speed import Latency, latency
 from embedkit.heads import Head
 from embedkit.runtime.decide import Thresholds
 from embedkit.runtime.manifest import EXPORTED
@@ -26,6 +27,7 @@ from embedkit.runtime.tokens import Text
 if TYPE_CHECKING:
     from embedkit.export.graph import Graph
 
+_SENTENCE = 25  # tokens
 _VERSIONS = ("embedkit", "numpy", "tokenizers", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -65,11 +67,14 @@ class Exported:
     parity : Parity
     size : int
         Bytes of the graph.
+    latency : Latency
+        Of one text, of about 25 tokens where there is one.
     """
 
     folder: Path
     parity: Parity
     size: int
+    latency: Latency
 
 
 def export_classifier(
@@ -146,6 +151,8 @@ def _check(extractor: FeatureExtractor, kind: str, dense: Dense | None) -> None:
             f"the features were computed in {recipe.precision}, and a graph in float32 would give others; train "
             "with --precision float32"
         )
+    if scrub(recipe.prompt) != recipe.prompt:
+        raise ExportError("the prompt holds what looks like a password or a token, which no manifest may keep")
     if dense is not None and len(dense.layers) > 1 and recipe.long == "mean":
         raise ExportError(
             "windows of long texts (--long mean) are averaged before the head, which a graph of one window can "
@@ -205,13 +212,18 @@ class _Export:
             size, inputs = self._trace(stage / GRAPH)
             write_tokenizer(stage, self._extractor, inputs, self._texts)
             write_config(stage, self._extractor, self._description)
-            parity = self._compare(stage)
-            metrics = None if self._trained is None else self._trained.metrics
-            name = self._extractor.folder.resolved.name
-            text = card(self._description, name, metrics, parity, size, self._description.width)
-            (stage / "README.md").write_text(text, encoding="utf-8")
-            write_manifest(stage, self._manifest(parity))
-        return Exported(target, parity, size)
+            predictor = Predictor(
+                self._description, stage / TOKENIZER, stage / GRAPH, threads=self._threads, batching=_together
+            )
+            exported = Exported(target, self._compare(predictor), size, self._time(predictor))
+            (stage / "README.md").write_text(self._card(exported), encoding="utf-8")
+            write_manifest(stage, self._manifest(exported.parity))
+        return exported
+
+    def _card(self, exported: Exported) -> str:
+        metrics = None if self._trained is None else self._trained.metrics
+        name = self._extractor.folder.resolved.name
+        return card(self._description, name, metrics, exported.parity, exported.latency, exported.size)
 
     def _trace(self, path: Path) -> tuple[int, list[str]]:
         from embedkit.export.graph import open_graph, write_graph
@@ -223,11 +235,8 @@ class _Export:
         examples = np.split(tokens.ids, tokens.offsets[1:-1])
         return write_graph(graph, path, examples, recipe.pad_id), graph.inputs
 
-    def _compare(self, stage: Path) -> Parity:
-        """Open what was written as the runtime will, and compare it with the source in torch, in float32."""
-        predictor = Predictor(
-            self._description, stage / TOKENIZER, stage / GRAPH, threads=self._threads, batching=_together
-        )
+    def _compare(self, predictor: Predictor) -> Parity:
+        """Compare what was written, opened as the runtime does, with the source in torch, in float32."""
         settings = replace(self._extractor.settings, device="cpu", threads=self._threads)
         vectors = FeatureExtractor(settings).transform(self._texts).vectors
         lengths = self._extractor.tokenizer.encode(self._texts).lengths
@@ -237,6 +246,14 @@ class _Export:
         return compare(
             self._texts, lengths, scores, predictor.decision_function, lambda s: self._description.decide(s)[1]
         )
+
+    def _time(self, predictor: Predictor) -> Latency:
+        """Time one text of about the length of a sentence."""
+        lengths = self._extractor.tokenizer.encode(self._texts).lengths
+        place = int(np.abs(lengths - _SENTENCE).argmin())
+        text = [self._texts[place]]
+        answer = predictor.encode if self._trained is None else predictor.answer
+        return latency(lambda: answer(text), int(lengths[place]), self._threads)
 
     def _manifest(self, parity: Parity) -> dict[str, Any]:
         extractor, trained = self._extractor, self._trained
