@@ -19,10 +19,11 @@ from embedkit.artifact import write_manifest
 from embedkit.data import LabelCodec
 from embedkit.encoders import EncoderSettings, FeatureExtractor
 from embedkit.errors import ArtifactError, DataError, ExportError, InputMissingError, OutputExistsError, UsageError
+from embedkit.estimators.exported import load_exported
 from embedkit.export import Trained, export_classifier, export_encoder
 from embedkit.export.dense import CERTAIN, dense_of
 from embedkit.export.graph import Graph
-from embedkit.export.parity import compare, parity_texts
+from embedkit.export.parity import compare, mixed_batches, parity_texts
 from embedkit.heads import (
     CalibratedHead,
     ConstantHead,
@@ -64,7 +65,7 @@ def mlp(width: int, out: int, activation: str = "relu", *, multi_label: bool = F
     return MlpHead([first, (rng.normal(size=(7, out)), rng.normal(size=out))], activation, multi_label)
 
 
-def opened(model: Path, **settings: Any) -> FeatureExtractor:
+def opened(model: str | Path, **settings: Any) -> FeatureExtractor:
     return FeatureExtractor(EncoderSettings(model, **settings))
 
 
@@ -347,6 +348,17 @@ def test_a_graph_that_answers_otherwise_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("longest", [20, 3000, 20_000])
+def test_mixed_batches_have_every_text_once_and_a_bounded_size(longest: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, longest, 64)
+    groups = mixed_batches(lengths)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(64))
+    for group in groups:
+        assert len(group) == 1 or lengths[group].max() * len(group) <= 8192
+        assert len(group) <= 8
+    assert longest > 8192 or any(len(set(lengths[group].tolist())) > 1 for group in groups)
+
+
 EXPECTED = np.array([[1.0, 5.0], [2.0, -3.0]])
 
 
@@ -401,6 +413,7 @@ def test_texts_of_all_lengths_are_chosen(models: Callable[[str], Path]) -> None:
     assert lengths.max() > POSITIONS
     assert len(set(lengths.tolist())) > 40
     assert parity_texts(["good"], tokenizer)[0] == "good"
+    assert len(parity_texts(["\x00"], tokenizer)) == 3  # nothing that the tokenizer knows: it ends all the same
     with pytest.raises(ExportError, match="--parity-data"):
         parity_texts(["", ""], tokenizer)
 
@@ -568,6 +581,8 @@ def test_weights_outside_of_the_folder_are_never_read(place: str, folder: Path, 
         ({"task": "other"}, "'other' is none of"),
         ({"tokens": {}}, "lacks 'max_length'"),
         ({"thresholds": {"values": [0.5], "on": "probability", "metric": "f1", "positive": 1}}, "do not fit"),
+        ({"labels": "abc"}, "not list"),
+        ({"labels": ["a", "b"]}, "logits is of shape .* but 2 numbers a text are described"),
         ({"task": "encoder", "labels": []}, "is not what sentence_embedding can be had of"),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value)[:24],
@@ -589,6 +604,7 @@ def test_what_is_asked_wrongly_is_said(folder: Path, tmp_path: Path) -> None:
     model = runtime.load(folder)
     with pytest.raises(UsageError, match="a classifier, which gives no vectors"):
         model.encode(["a"])
+    assert model.predict(np.array(["a", "b"])) == model.predict(["a", "b"])  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="a list of texts"):
         model.predict("a text")
     with pytest.raises(DataError, match="row 2 is of type int"):
@@ -615,6 +631,23 @@ def test_lost_and_empty_texts_are_counted(folder: Path) -> None:
     answers = runtime.load(folder).answer(["film " * 100, "", "good"])
     assert answers.truncated.tolist() == [True, False, False]
     assert answers.empty.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "no dtype", None, 3])
+def test_labels_of_another_dtype_are_refused(dtype: object, folder: Path, tmp_path: Path) -> None:
+    target = copy_of(folder, tmp_path / "copy", label_dtype=dtype)
+    with pytest.raises(ArtifactError, match="not of the dtype"):
+        load_exported(target)
+
+
+@pytest.mark.slow
+def test_minilm_for_real(tmp_path: Path) -> None:
+    extractor = opened("minilm")
+    classifier = trained(extractor, linear(extractor.width(), 1, "sigmoid"))
+    exported = export_classifier(classifier, tmp_path / "out", some_texts(3, 100, 300))
+    assert exported.size < 91_000_000
+    assert exported.parity.longest == 256
+    check_equal(classifier, tmp_path / "out", TEXTS)
 
 
 def test_a_description_is_read_back(folder: Path) -> None:

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor, View, check_texts, require_texts
-from embedkit.runtime import texts as texts_module
 from embedkit.errors import DataError, ModelError, StoreError, StoreFullError, UsageError
 from embedkit.hub import resolve_model
+from embedkit.runtime import texts as texts_module
 from embedkit.runtime.tokens import Text, Tokens
 from embedkit.store import FeatureStore
 from tests.extract_worker import FakeEncoder, texts_of

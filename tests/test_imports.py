@@ -53,7 +53,8 @@ def command(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "inspect", "extract", "fit-head", "evaluate", "predict", "cache", "cache gc", "demo", "export-onnx"]
+    "name",
+    ["", "inspect", "extract", "fit-head", "evaluate", "predict", "export-onnx", "cache", "cache gc", "demo"],
 )
 def test_help_loads_nothing(name: str) -> None:
     assert loaded(command(*name.split(), "--help").replace("assert ", "")) == set()

@@ -17,7 +17,8 @@ from embedkit.encoders import EncoderSettings, FeatureExtractor
 from embedkit.errors import UsageError
 from embedkit.estimators.frozen import load_frozen
 from embedkit.evaluation import frozen
-from embedkit.evaluation.frozen import FrozenRun, judged, train_frozen, write_run
+from embedkit.evaluation.frozen import FrozenRun, train_frozen, write_run
+from embedkit.evaluation.judged import judged
 from embedkit.evaluation.report import classification_text
 from embedkit.evaluation.sweep import run_sweep, temporary_store, views_of
 from embedkit.heads import Decision, HeadSpec

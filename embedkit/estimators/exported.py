@@ -131,8 +131,18 @@ def load_exported(
     start = time.perf_counter()
     predictor = load(folder, precision, threads, batch_tokens=batch_tokens or BATCH_TOKENS)
     predictor.require("sequence")
-    dtype = predictor.about.get("label_dtype")
-    if not isinstance(dtype, str):
-        raise ArtifactError(f"{folder}: its manifest does not say the dtype of its labels; make the folder again")
-    codec = LabelCodec(predictor.labels, dtype)
+    codec = _codec(folder, predictor)
     return ExportedClassifier(predictor, codec, time.perf_counter() - start)
+
+
+def _codec(folder: Path, predictor: Predictor) -> LabelCodec:
+    """Return the labels, if they have the dtype that they are said to have."""
+    dtype = predictor.about.get("label_dtype")
+    try:
+        codec = LabelCodec(predictor.labels, str(dtype))
+        same = codec.decode(np.arange(len(codec))).tolist() == list(predictor.labels)
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ArtifactError(f"{folder}: its labels are not of the dtype {dtype!r}; make the folder again")
+    return codec

@@ -16,7 +16,6 @@ from embedkit.data.checks import small_classes
 from embedkit.data.splits import Rare, has_label_sets
 from embedkit.data.text import aligned
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
-from embedkit.encoders.texts import chunks_of
 from embedkit.errors import UsageError
 from embedkit.estimators.frozen import head_settings
 from embedkit.evaluation.plots import SweepPoint, save_png, sweep_figure
@@ -24,6 +23,7 @@ from embedkit.heads import HeadSpec, Trial, cross_validate
 from embedkit.heads.base import Floats
 from embedkit.heads.table import HEADS
 from embedkit.metrics.scores import check_metric
+from embedkit.runtime.texts import chunks_of
 from embedkit.runtime.tokens import Text
 from embedkit.store import FeatureStore, open_store
 

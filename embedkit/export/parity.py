@@ -16,7 +16,8 @@ from embedkit.runtime.tokens import Text, Tokenizer
 TEXTS = 64
 TOLERANCE = 1e-4  # of the largest value that is compared, at least of 1
 _POOL = 4096  # texts that are looked at
-_MIXED = 8  # texts of a mixed batch
+_MIXED = 8  # texts of a mixed batch,
+_MIXED_TOKENS = 8192  # unless padded to its longest it holds more than these: attention's memory is their product
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,14 @@ def _shortest(text: Text) -> Text:
 
 def _longest(texts: Sequence[Text], tokenizer: Tokenizer) -> Text:
     """Put texts together until they are longer than the model reads; the first of a pair, where it reads pairs."""
-    reached, last = "", texts[-1]
-    while True:
-        reached += " ".join(text if isinstance(text, str) else " ".join(text) for text in texts) + " "
-        joined = reached.strip() if isinstance(last, str) else (reached.strip(), last[1])
-        if int(tokenizer.count([joined])[0]) > tokenizer.max_length or not reached.strip():
-            return joined
+    every = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts)
+    last, joined = texts[-1], texts[-1]
+    for times in range(1, tokenizer.max_length + 1):
+        reached = " ".join([every] * times)
+        joined = reached if isinstance(last, str) else (reached, last[1])
+        if int(tokenizer.count([joined])[0]) > tokenizer.max_length:
+            break
+    return joined
 
 
 def compare(
@@ -128,8 +131,7 @@ def compare(
         They differ; the message says by how much.
     """
     n = len(texts)
-    mixed = np.random.default_rng(42).permutation(n)
-    groups = [np.array([i]) for i in range(n)] + np.array_split(mixed, max(1, n // _MIXED))
+    groups = [np.array([i]) for i in range(n)] + mixed_batches(lengths)
     order = np.concatenate(groups)
     given = np.concatenate([answer([texts[i] for i in group.tolist()]) for group in groups])
     wanted = expected[order]
@@ -151,6 +153,20 @@ def compare(
             "written"
         )
     return found
+
+
+def mixed_batches(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Put texts of any lengths together, by chance; long ones with fewer others."""
+    groups: list[list[int]] = [[]]
+    longest = 0
+    for i in np.random.default_rng(42).permutation(len(lengths)).tolist():
+        longest = max(longest, int(lengths[i]))
+        full = len(groups[-1]) == _MIXED or longest * (len(groups[-1]) + 1) > _MIXED_TOKENS
+        if groups[-1] and full:
+            groups.append([])
+            longest = int(lengths[i])
+        groups[-1].append(i)
+    return [np.array(group) for group in groups]
 
 
 def _difference(given: NDArray[Any], wanted: NDArray[Any]) -> tuple[float, float]:

@@ -118,7 +118,7 @@ class Description:
             task=_one_of(described["task"], ("sequence", "encoder")),
             input=_one_of(described["input"], ("text", "pair")),
             graphs={str(name): _of_type(file, str) for name, file in described["graphs"].items()},
-            labels=tuple(described["labels"]),
+            labels=tuple(_of_type(described["labels"], list)),
             multi_label=_one_of(described["problem_type"], _PROBLEMS) == _PROBLEMS[1],
             has_probabilities=_of_type(described["has_probabilities"], bool),
             thresholds=None if thresholds is None else Thresholds.from_json(thresholds),
@@ -129,7 +129,7 @@ class Description:
             pad_id=_of_type(tokens["pad_id"], int),
             long=_one_of(described["long"], ("truncate", "mean")),
             normalize=_of_type(described["normalize"], bool),
-            bias=tuple(float(value) for value in described["bias"]),
+            bias=tuple(float(value) for value in _of_type(described["bias"], list)),
             width=_of_type(described["width"], int),
         )
         found._check()
@@ -237,13 +237,31 @@ class Predictor:
         self._inputs = {entry.name for entry in self._session.get_inputs()}
         own = "sentence_embedding" if description.task == "encoder" else "logits"
         self._outputs = [own, *["pooled"] * description.merges]
-        outputs = {entry.name for entry in self._session.get_outputs()}
-        unknown = sorted(self._inputs - {"input_ids", "attention_mask", "token_type_ids"})
-        if unknown or not {"input_ids", "attention_mask"} <= self._inputs or not outputs.issuperset(self._outputs):
+        self._check_graph(graph)
+
+    def _check_graph(self, graph: Path) -> None:
+        """Refuse a graph that does not take and give what is described."""
+        outputs = {entry.name: entry.shape for entry in self._session.get_outputs()}
+        unknown = self._inputs - {"input_ids", "attention_mask", "token_type_ids"}
+        if (
+            unknown
+            or not {"input_ids", "attention_mask"} <= self._inputs
+            or not set(self._outputs) <= set(outputs)
+        ):
             raise ArtifactError(
                 f"{graph}: a graph from {', '.join(sorted(self._inputs))} to {', '.join(sorted(outputs))} is not "
                 f"what {', '.join(self._outputs)} can be had of; make the folder again"
             )
+        shape = outputs[self._outputs[0]]
+        if len(shape) != 2 or shape[1] != self._width:
+            raise ArtifactError(
+                f"{graph}: {self._outputs[0]} is of shape {shape}, but {self._width} numbers a text are "
+                "described; make the folder again"
+            )
+
+    @property
+    def _width(self) -> int:
+        return self.description.width if self.description.task == "encoder" else len(self.labels)
 
     @property
     def labels(self) -> tuple[Label, ...]:
@@ -324,8 +342,8 @@ class Predictor:
 
     def _run(self, texts: Sequence[Text], rows: NDArray[np.int64] | None) -> _Run:
         self._check(texts, rows)
-        width = self.description.width if self.description.task == "encoder" else len(self.labels)
-        values = np.empty((len(texts), width), np.float32)
+        texts = list(texts)  # arrays and series are taken apart once
+        values = np.empty((len(texts), self._width), np.float32)
         truncated, empty = np.zeros(len(texts), bool), np.zeros(len(texts), bool)
         for part in chunks_of(texts):
             tokens = self._tokenizer.encode(texts[part], windows=self.description.long == "mean")
