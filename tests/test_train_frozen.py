@@ -99,7 +99,7 @@ def test_a_head_that_cannot_be_saved_is_refused_before_it_is_judged(
 def test_a_sweep_never_holds_all_views_of_all_texts(
     extractor: FeatureExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedkit.encoders.texts.CHUNK_ROWS", 8)
+    monkeypatch.setattr("embedkit.runtime.texts.CHUNK_ROWS", 8)
     train = split("train", range(60))
     targets = np.array([label == "pos" for label in train.labels or []]).astype(np.int64)
     views = views_of(extractor.settings, ["all"], ["cls", "mean"], extractor)
