@@ -285,7 +285,9 @@ def classifier_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassi
     """Open the classifier, trained or exported, that the flags name."""
     from embedkit.runtime.manifest import EXPORTED, kind_of
 
-    return _exported_of(args) if kind_of(Path(args.folder)) == EXPORTED else trained_of(args, args.folder, args.model)
+    return (
+        _exported_of(args) if kind_of(Path(args.folder)) == EXPORTED else trained_of(args, args.folder, args.model)
+    )
 
 
 def _exported_of(args: argparse.Namespace) -> ExportedClassifier:
