@@ -12,8 +12,9 @@
     │   └── SpaceMismatchError            65    features of another space than the head was trained on
     ├── ExportError (ValueError)          65    what cannot be a graph, or a graph that answers otherwise
     ├── InputMissingError                 66    a file or folder that was named is not there
-    └── StoreError                        74    reading or writing features failed
-        └── StoreFullError                74    the disk is full; says what was saved
+    ├── StoreError                        74    reading or writing features failed
+    │   └── StoreFullError                74    the disk is full; says what was saved
+    └── HubError                          74    the hub cannot be reached, or refuses an upload
 
 A message says what was given, what is allowed, and what to do.
 """
@@ -77,6 +78,12 @@ class StoreError(EmbedkitError):
 
 class StoreFullError(StoreError):
     """No space is left; what was committed before stays usable."""
+
+
+class HubError(EmbedkitError):
+    """The hub cannot be reached, or refuses an upload."""
+
+    exit_code = 74
 
 
 def require(module: str, *, extra: str, purpose: str) -> None:

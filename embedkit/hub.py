@@ -11,6 +11,8 @@ What a name means, the first rule that fits:
 5. Anything else, ``name`` or ``owner/name``, is a model on the hub.
 
 Of a hub model only settings, vocabularies and safetensors weights are downloaded: no pickled weights, no code.
+
+`upload` goes the other way: files that the caller has chosen, in one commit.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import logging
 import os
 import re
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,9 +31,12 @@ from glob import escape
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from embedkit.errors import EmbedkitError, InputMissingError, ModelError, UsageError, require
+from embedkit.errors import EmbedkitError, HubError, InputMissingError, ModelError, UsageError, require
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 log = logging.getLogger("embedkit.hub")
 
@@ -319,6 +325,212 @@ def _is_listed(folder: Path) -> bool:
 def _is_settled(folder: Path, name: str) -> bool:
     """Whether the cache holds a file, or holds that the repository has none."""
     return (folder / name).exists() or (folder.parent.parent / ".no_exist" / folder.name / name).exists()
+
+
+# ------------------------------------------------------------------------------------------------ upload
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What an upload left on the hub.
+
+    Attributes
+    ----------
+    repository : str
+        The full id, ``owner/name``.
+    url : str
+        Where people see it.
+    commit : str
+        40 hexadecimal digits.
+    private : bool
+        Whether only its owner and those that the owner lets in can see it.
+    removed : tuple of str
+        Files that an earlier upload by embedkit had listed and that this one has not.
+    kept : tuple of str
+        Other files of the repository, which were left as they are.
+    """
+
+    repository: str
+    url: str
+    commit: str
+    private: bool
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+def upload(
+    files: Mapping[str, Path | bytes],
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str = "Upload with embedkit",
+) -> Uploaded:
+    """Put files into a model repository of the hub, in one commit; make the repository where there is none.
+
+    What an earlier upload left there is removed where `files` has not got it any more, so that nobody loads a
+    stale graph beside new labels: these are the files that the repository's own ``embedkit.json`` lists. Whatever
+    else is there stays.
+
+    The access token is huggingface_hub's own: of ``hf auth login``, or of the variable HF_TOKEN.
+
+    Parameters
+    ----------
+    files : mapping of str to Path or bytes
+        By their names in the repository; the contents, or where they are.
+    repository : str
+        ``owner/name``; ``name`` is one of the user who is logged in.
+    private : bool, default False
+        Make the repository private. One that is there already and public is refused, before a file is sent.
+        By default a new one is what its owner's settings say, which is public mostly.
+    revision : str, optional
+        A branch; made where it is not there. Default: the main one.
+    message : str, default "Upload with embedkit"
+        Of the commit.
+
+    Returns
+    -------
+    Uploaded
+
+    Raises
+    ------
+    UsageError
+        `repository` is no hub id, `revision` no branch, nobody is logged in, offline mode is on, the card's
+        metadata are wrong, or the repository is public and `private` was asked for.
+    MissingExtraError
+        Without the package huggingface_hub.
+    HubError
+        The hub cannot be reached or refuses. No message holds the token, and no other error is chained to it.
+    """
+    try:
+        name = _check_upload(repository, revision, message)
+        return _upload(files, name, private, revision, message)
+    except EmbedkitError:
+        raise
+    except Exception as error:
+        failure = _upload_failure(repository, error)
+    raise failure  # out here, so that the hub's own error, whose words may hold the token, does not go along
+
+
+def _check_upload(repository: str, revision: str | None, message: str) -> str:
+    """Return the hub id; refuse what cannot work before the hub is asked."""
+    require("huggingface_hub", extra="train", purpose="uploading to the hub")
+    from huggingface_hub import constants, get_token
+
+    if any(TOKEN.search(text) for text in (repository, revision or "", message)):
+        raise UsageError(
+            "a name or the message holds what looks like an access token; log in with `hf auth login`"
+        )
+    name = repository.removeprefix("hf:")
+    if not HUB_ID.fullmatch(name):
+        raise UsageError(
+            f"{_shown(repository)} is no name for a repository of the hub: write owner/name, of letters, digits, "
+            "'-', '_' and '.'"
+        )
+    _check_revision(revision)
+    if revision is not None and (COMMIT.fullmatch(revision) or revision.startswith("refs/")):
+        raise UsageError(f"{_shown(revision)} is no branch; an upload goes to a branch, by default to main")
+    if not message.strip():
+        raise UsageError("the commit needs a message of at least one word")
+    if constants.HF_HUB_OFFLINE:
+        raise UsageError("offline mode is on, and an upload needs the hub: unset HF_HUB_OFFLINE")
+    if get_token() is None:
+        raise UsageError("nobody is logged in to the hub: log in with `hf auth login`, or set HF_TOKEN")
+    return name
+
+
+def _upload(
+    files: Mapping[str, Path | bytes], name: str, private: bool, revision: str | None, message: str
+) -> Uploaded:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(library_name="embedkit")
+    made = api.create_repo(name, private=private or None, repo_type="model", exist_ok=True)
+    repository = made.repo_id
+    is_private = bool(api.model_info(repository).private)
+    if private and not is_private:  # what `exist_ok` passes over in silence
+        raise UsageError(
+            f"{repository} is there and is public, so that everybody would see the upload; make it private in its "
+            "settings on the hub, give another name, or leave out --private"
+        )
+    if revision is not None:
+        api.create_branch(repository, branch=revision, repo_type="model", exist_ok=True)
+    there = set(api.list_repo_files(repository, revision=revision, repo_type="model")) - {".gitattributes"}
+    stale = _listed_before(api, repository, revision, there) - set(files)
+    operations = [CommitOperationAdd(inner, content) for inner, content in files.items()]
+    removals = [CommitOperationDelete(inner, is_folder=False) for inner in sorted(stale)]
+    commit = api.create_commit(
+        repository, [*operations, *removals], commit_message=message, revision=revision, repo_type="model"
+    )
+    kept = sorted(there - stale - set(files))
+    return Uploaded(repository, str(made), commit.oid, is_private, tuple(sorted(stale)), tuple(kept))
+
+
+def _listed_before(api: HfApi, repository: str, revision: str | None, there: set[str]) -> set[str]:
+    """Return the files of a repository that its own manifest lists; none where it is not one of ours."""
+    from embedkit.runtime.manifest import (
+        MANIFEST,
+    )  # its package imports numpy, which resolving a name does not need
+
+    if MANIFEST not in there:
+        return set()
+    with tempfile.TemporaryDirectory() as folder:
+        path = api.hf_hub_download(repository, MANIFEST, revision=revision, repo_type="model", local_dir=folder)
+        try:
+            listed = json.loads(Path(path).read_bytes())["files"]
+            return {str(name) for name in listed} & there
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return set()
+
+
+def _upload_failure(repository: str, error: Exception) -> EmbedkitError:
+    """Return our error for what went wrong in an upload."""
+    from huggingface_hub import errors
+
+    at = f"the upload to {repository} failed: "
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return UsageError(f"{at}nobody is logged in to the hub; log in with `hf auth login`, or set HF_TOKEN")
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return UsageError(f"{at}offline mode is on; unset HF_HUB_OFFLINE")
+    if isinstance(error, errors.HFValidationError):
+        return UsageError(f"{at}the hub takes no such name; write owner/name")
+    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+        return UsageError(f"{at}the hub refuses the metadata at the head of README.md; correct them")
+    if isinstance(error, errors.HfHubHTTPError):
+        return HubError(f"{at}{_refusal(error.response.status_code)}")
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+        return HubError(f"{at}{_without_token(error.strerror or type(error).__name__)} on this machine")
+    if _is_of_the_network(error):
+        return HubError(f"{at}the hub cannot be reached ({type(error).__name__}); connect and try again")
+    return HubError(f"{at}{type(error).__name__}: {_without_token(' '.join(str(error).split())[:200])}")
+
+
+def _refusal(code: int) -> str:
+    """Say what an answer of the hub to an upload means, and what to do."""
+    said = {
+        401: "the hub does not accept the access token; log in again with `hf auth login`",
+        403: "it belongs to somebody else, or the access token may only read; give a repository of your own, or "
+        "log in with `hf auth login` and a token that may write",
+        404: "the hub has no such owner or repository for this user; check the name",
+        409: "somebody else is changing it; try again",
+        412: "somebody else has changed it meanwhile; try again",
+        413: "the hub takes no files of that size",
+        429: "the hub was asked too often; try again later",
+    }
+    return said.get(code, "the hub answered") + f" (HTTP {code})"
+
+
+def _without_token(text: str) -> str:
+    """Return words of another program without the token in use, of whatever form, and without addresses."""
+    from huggingface_hub import get_token
+
+    try:
+        token = get_token()
+    except Exception:  # a refused refresh of the token must not hide what went wrong before
+        token = None
+    if token:
+        text = text.replace(token, "***")
+    return re.sub(r"\w+://\S+", "(address)", TOKEN.sub("hf_***", text))
 
 
 # ------------------------------------------------------------------------------------------------- words

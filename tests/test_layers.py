@@ -18,6 +18,7 @@ ROOMS: dict[str, tuple[int, frozenset[str]]] = {
     "store": (1, frozenset({"numpy", "pyarrow", "xxhash", "platformdirs"})),
     "artifact": (1, frozenset({"numpy", "safetensors"})),
     "hub": (1, frozenset({"huggingface_hub", "safetensors"})),
+    "sharing": (2, frozenset()),
     "encoders": (2, frozenset({"numpy", "tqdm"})),
     "encoders/torch_encoder": (2, frozenset({"numpy", "torch", "transformers", "safetensors"})),
     "feature_files": (2, frozenset({"numpy", "pyarrow"})),

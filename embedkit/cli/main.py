@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from embedkit import __version__
-from embedkit.cli import cache, demo, evaluate, export_onnx, extract, fit_head, inspect, predict
+from embedkit.cli import cache, demo, evaluate, export_onnx, extract, fit_head, inspect, predict, push
 from embedkit.cli.options import Parser
 from embedkit.cli.output import inert, listening
-from embedkit.errors import EmbedkitError
+from embedkit.errors import EmbedkitError, require
 
-_COMMANDS = (inspect, extract, fit_head, evaluate, predict, export_onnx, cache, demo)
+_COMMANDS = (inspect, extract, fit_head, evaluate, predict, export_onnx, push, cache, demo)
 _INTERNAL, _IO, _INTERRUPTED, _PIPE = 70, 74, 130, 141
 _LAYERS = re.compile(r"-\d+([,+](-?\d+|all))+")
 _EPILOG = """\
@@ -81,24 +81,46 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        code: int = args.run(args)
+        code = _answered(args)
         sys.stdout.flush()
         return code
     except EmbedkitError as error:
         return _failed(args, str(error), error.exit_code)
     except KeyboardInterrupt:
         return _failed(args, "interrupted", _INTERRUPTED)
-    except BrokenPipeError:
-        # Who read the output has gone; Python must not complain again while it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who read the output has gone
+        _writable()
         return _PIPE
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        place = "" if _writable() else "standard output: "
+        place = f"{error.filename}: " if error.filename else place
         return _failed(args, f"{place}{error.strerror or error}", _IO)
     except Exception as error:
         # Its message may quote a text; the traceback is for those who ask.
         what = f"internal error ({type(error).__name__}); run it again with --debug and report what it shows"
         return _failed(args, what, _INTERNAL)
+
+
+def _answered(args: argparse.Namespace) -> int:
+    """Run the command; for a package that is not installed, name the extra that has it."""
+    try:
+        code: int = args.run(args)
+    except ModuleNotFoundError as error:
+        package = (error.name or "embedkit").partition(".")[0]
+        if package not in sys.stdlib_module_names:
+            require(package, extra="train", purpose=f"embedkit {args.command}")
+        raise
+    return code
+
+
+def _writable() -> bool:
+    """Whether stdout takes what is left of the output; where not, Python must not complain of it while it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _failed(args: argparse.Namespace, message: str, code: int) -> int:
