@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 _STORE = tempfile.mkdtemp(prefix="embedkit-tests-")
@@ -36,3 +37,22 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a test a store of its own, as a user would."""
     monkeypatch.setenv("EMBEDKIT_STORE", str(tmp_path / "store"))
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an exported classifier of short texts, as small as one can be: what is tested is not its answers."""
+    from embedkit.data import LabelCodec
+    from embedkit.encoders import EncoderSettings, FeatureExtractor
+    from embedkit.export import Trained, export_classifier
+    from embedkit.heads import LinearHead
+    from tests.tiny_models import WORDS, make_encoder
+
+    root, rng = tmp_path_factory.mktemp("served"), np.random.default_rng(0)
+    make_encoder(root / "model", "bert", hidden=16, layers=1, heads=2, positions=16)
+    extractor = FeatureExtractor(EncoderSettings(root / "model", pooling="mean", threads=1))
+    head = LinearHead(rng.normal(size=(1, 16)), np.zeros(1), "sigmoid", False)
+    texts = [" ".join(rng.choice(WORDS, size=size)) for size in rng.integers(1, 20, 100)]
+    trained = Trained(extractor, head, LabelCodec(("bad", "good")), "text")
+    export_classifier(trained, root / "exported", texts, threads=1)
+    return root / "exported"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from embedkit.cli import options
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             settings = {"classifier": args.folder, "data": args.data}
             share = done.truncated / max(1, done.rows)
             write_metrics(stage, splits={split.name: metrics}, seconds=seconds, settings=settings, truncated=share)
-            write_judged(stage, entry)
+            write_judged(stage, entry, pictures=_drawable(args))
     if args.json:
         emit({"splits": {split.name: metrics}, "seconds": {k: round(v, 4) for k, v in seconds.items()}})
     else:
@@ -65,3 +66,11 @@ def run(args: argparse.Namespace) -> int:
         if args.output:
             say(args, f"saved in {args.output}")
     return 0
+
+
+def _drawable(args: argparse.Namespace) -> bool:
+    """Whether there is what draws; the base install has it not, and says so."""
+    there = find_spec("matplotlib") is not None
+    if not there:
+        say(args, "note: report/ has no pictures, which need matplotlib: pip install 'embedkit[train]'")
+    return there

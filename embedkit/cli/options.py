@@ -283,11 +283,15 @@ def place_of(args: argparse.Namespace) -> str | bool | None:
 
 def classifier_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier:
     """Open the classifier, trained or exported, that the flags name."""
-    from embedkit.runtime.manifest import EXPORTED, kind_of
+    from embedkit.runtime.manifest import CLASSIFIER, EXPORTED, kind_of, read_manifest
 
-    return (
-        _exported_of(args) if kind_of(Path(args.folder)) == EXPORTED else trained_of(args, args.folder, args.model)
-    )
+    folder = Path(args.folder)
+    kind = kind_of(folder)
+    if kind == EXPORTED:
+        return _exported_of(args)
+    if kind != CLASSIFIER:  # said before a package is asked for that would not help
+        read_manifest(folder, kind=CLASSIFIER)
+    return trained_of(args, args.folder, args.model)
 
 
 def _exported_of(args: argparse.Namespace) -> ExportedClassifier:

@@ -53,7 +53,7 @@ def emit(value: Mapping[str, Any]) -> None:
     line = json.dumps(value, ensure_ascii=not unicode, allow_nan=False)
     if not line.isprintable():
         line = "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
-    print(line)
+    print(f"{line}\n", end="")  # written in one call, so that an interrupt leaves whole lines
 
 
 @contextmanager

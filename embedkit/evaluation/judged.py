@@ -98,8 +98,8 @@ def shown_split(judged_splits: Mapping[str, Judged]) -> Judged | None:
     return judged_splits.get("test") or judged_splits.get("validation")
 
 
-def write_judged(folder: Path, entry: Judged) -> None:
-    """Write `report/` of one split."""
+def write_judged(folder: Path, entry: Judged, *, pictures: bool = True) -> None:
+    """Write `report/` of one split; `pictures` need matplotlib."""
     write_report(
         folder,
         true=entry.judgement.true,
@@ -110,6 +110,7 @@ def write_judged(folder: Path, entry: Judged) -> None:
         rows=entry.split.rows,
         source=f"{entry.split.source} ({entry.split.name})",
         metrics=entry.judgement.metrics,
+        pictures=pictures,
     )
 
 

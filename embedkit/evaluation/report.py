@@ -86,6 +86,7 @@ def write_report(
     rows: Sequence[int] | npt.NDArray[np.int64],
     source: str,
     metrics: Mapping[str, Any],
+    pictures: bool = True,
 ) -> None:
     """Write `report/` of one split: the table, the wrong rows and pictures.
 
@@ -113,6 +114,8 @@ def write_report(
         Of `embedkit.metrics.classification` or `multilabel`, for the same rows. It may also have ``calibration``,
         figures of `embedkit.metrics.expected_calibration` under ``before`` and ``after``, or ``after`` alone; and
         ``thresholds``, of `embedkit.runtime.decide.Thresholds.to_json`.
+    pictures : bool, default True
+        Whether to draw; without, nothing but numpy is needed.
 
     Raises
     ------
@@ -128,16 +131,24 @@ def write_report(
     target.mkdir(exist_ok=True)
     text = classification_text(metrics, names, source)
     (target / "classification_report.txt").write_text(text, encoding="utf-8")
-    title = f"{source}: {counted(int(metrics['n']), 'row')}, "
     if pair[0].ndim == 2:
+        _write_errors(target / "errors.csv", ("missing", "extra"), _set_errors(*pair, table, names), inputs, rows)
+    else:
+        columns = ("true", "predicted", "confidence")
+        _write_errors(target / "errors.csv", columns, _class_errors(*pair, table, names), inputs, rows)
+    if pictures:
+        _draw(target, metrics, names, source)
+
+
+def _draw(target: Path, metrics: Mapping[str, Any], names: Sequence[str], source: str) -> None:
+    """Write the pictures that `write_report` speaks of."""
+    title = f"{source}: {counted(int(metrics['n']), 'row')}, "
+    if "micro_f1" in metrics:
         title += f"micro F1 {metrics['micro_f1']:.3f}, macro F1 {metrics['macro_f1']:.3f}"
         save_png(labels_figure(metrics["per_class"], names, title=title), target / "labels.png")
-        _write_errors(target / "errors.csv", ("missing", "extra"), _set_errors(*pair, table, names), inputs, rows)
     else:
         title += f"accuracy {metrics['accuracy']:.3f}"
         save_png(confusion_figure(metrics["confusion"], names, title=title), target / "confusion_matrix.png")
-        columns = ("true", "predicted", "confidence")
-        _write_errors(target / "errors.csv", columns, _class_errors(*pair, table, names), inputs, rows)
     if "calibration" in metrics:
         both = metrics["calibration"]
         figure = calibration_figure(both.get("before"), both["after"], title=source)
