@@ -158,7 +158,7 @@ def test_an_encoder_gives_states_first_and_then_vectors(
     found = model.encode(texts)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, vectors, rtol=0, atol=1e-5)
-    outputs = [output.name for output in model._session.get_outputs()]
+    outputs = [output.name for output in model._session.handle.get_outputs()]
     assert outputs == ["last_hidden_state", "sentence_embedding"]
     with pytest.raises(UsageError, match="an encoder, which gives no labels"):
         model.predict(texts)
@@ -186,7 +186,7 @@ def test_heads_are_folded_in(
     export_classifier(classifier, tmp_path / "out", TEXTS, threads=1)
     check_equal(classifier, tmp_path / "out", some_texts(9, 40))
     model = runtime.load(tmp_path / "out")
-    outputs = [output.name for output in model._session.get_outputs()]
+    outputs = [output.name for output in model._session.handle.get_outputs()]
     assert outputs == ["logits", *["probabilities"] * classifier.head.has_probabilities]
     if not classifier.head.has_probabilities:
         with pytest.raises(UsageError, match="scores and no probabilities"):
@@ -198,7 +198,7 @@ def test_heads_are_folded_in(
 def check_probabilities_of_the_graph(model: Predictor) -> None:
     """Other tools take them, or make them of the logits."""
     ids = np.array([[5, 6, 7]], np.int64)
-    logits, given = model._session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    logits, given = model._session.handle.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     if model.description.multi_label:
         expected = 1 / (1 + np.exp(-logits))
     else:
@@ -476,7 +476,9 @@ def test_transformers_reads_tokenizer_and_labels(folder: Path) -> None:
     model = runtime.load(folder)
     texts = some_texts(20, 8)
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="np")
-    (logits, _) = model._session.run(None, {name: batch[name].astype(np.int64) for name in model._inputs})
+    (logits, _) = model._session.handle.run(
+        None, {name: batch[name].astype(np.int64) for name in model._session.inputs}
+    )
     np.testing.assert_allclose(logits, model.decision_function(texts), atol=1e-4)
 
 
@@ -532,7 +534,7 @@ def test_a_damaged_graph_is_refused_before_it_is_opened(
     graph.write_bytes(data if damage == "flipped" else data[:1000])
     if damage == "gone":
         graph.unlink()
-    monkeypatch.setattr("embedkit.runtime.predictor._open", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr("embedkit.runtime.loading.open_session", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(ArtifactError, match=r"model\.onnx"):
         runtime.load(target)
 
@@ -542,7 +544,7 @@ def test_what_is_no_graph_is_refused_with_any_digest(content: bytes, folder: Pat
     copy_of(folder, tmp_path / "copy")
     (tmp_path / "copy" / "onnx" / "model.onnx").write_bytes(content)
     target = copy_of(tmp_path / "copy", tmp_path / "again")
-    with pytest.raises(ArtifactError, match="onnxruntime cannot open this graph"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx is empty|is no ONNX graph"):
         runtime.load(target)
 
 
@@ -562,7 +564,7 @@ def test_weights_outside_of_the_folder_are_never_read(place: str, folder: Path, 
     copy_of(folder, tmp_path / "copy")
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "copy" / "onnx" / "model.onnx")
-    with pytest.raises(ArtifactError, match="onnxruntime cannot open this graph"):
+    with pytest.raises(ArtifactError, match="has weights in .*, which is not read"):
         runtime.load(copy_of(tmp_path / "copy", tmp_path / "again"))
 
 

@@ -15,7 +15,8 @@ from embedkit.data.labels import LabelCodec
 from embedkit.data.text import counted
 from embedkit.errors import ArtifactError
 from embedkit.runtime.decide import Thresholds
-from embedkit.runtime.predictor import BATCH_TOKENS, Predictor, load
+from embedkit.runtime.loading import load
+from embedkit.runtime.predictor import BATCH_TOKENS, Predictor
 from embedkit.runtime.tokens import Text
 
 _ROWS = 2048  # between two reports of progress

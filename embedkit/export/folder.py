@@ -12,7 +12,8 @@ from embedkit.data.text import counted, printable
 from embedkit.encoders import FeatureExtractor
 from embedkit.export.parity import Parity
 from embedkit.export.speed import Latency
-from embedkit.runtime.predictor import TOKENIZER, Description
+from embedkit.runtime.description import Description
+from embedkit.runtime.model_folder import TOKENIZER
 from embedkit.runtime.tokens import Text, Tokenizer
 
 GRAPH = "onnx/model.onnx"

@@ -20,8 +20,11 @@ from embedkit.export.parity import Parity, compare, parity_texts
 from embedkit.export.speed import Latency, latency
 from embedkit.heads import Head
 from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.description import Description
 from embedkit.runtime.manifest import EXPORTED
-from embedkit.runtime.predictor import TOKENIZER, Description, Predictor
+from embedkit.runtime.model_folder import TOKENIZER
+from embedkit.runtime.predictor import Predictor
+from embedkit.runtime.session import open_session
 from embedkit.runtime.tokens import Text
 
 if TYPE_CHECKING:
@@ -212,9 +215,8 @@ class _Export:
             size, inputs = self._trace(stage / GRAPH)
             write_tokenizer(stage, self._extractor, inputs, self._texts)
             write_config(stage, self._extractor, self._description)
-            predictor = Predictor(
-                self._description, stage / TOKENIZER, stage / GRAPH, threads=self._threads, batching=_together
-            )
+            session = open_session(stage / GRAPH, self._threads)
+            predictor = Predictor(self._description, stage / TOKENIZER, session, batching=_together)
             exported = Exported(target, self._compare(predictor), size, self._time(predictor))
             (stage / "README.md").write_text(self._card(exported), encoding="utf-8")
             write_manifest(stage, self._manifest(exported.parity))

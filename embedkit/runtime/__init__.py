@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from embedkit.runtime.predictor import Answers, Predictor, load
+from embedkit.runtime.loading import load
+from embedkit.runtime.predictor import Answers, Predictor, TokenAnswers
 
-__all__ = ["Answers", "Predictor", "load"]
+__all__ = ["Answers", "Predictor", "TokenAnswers", "load"]

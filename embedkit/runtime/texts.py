@@ -1,4 +1,4 @@
-"""Texts and pairs before they are tokens: what is refused, and how they are cut into runs."""
+"""Texts, pairs and lists of words before they are tokens: what is refused, and how they are cut into runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
 from embedkit.errors import DataError, UsageError
-from embedkit.runtime.tokens import Text
+from embedkit.runtime.tokens import Text, Words
 
 # What is tokenised and sorted by length at once.
 CHUNK_ROWS = 8192
@@ -34,6 +34,17 @@ def check_texts(inputs: Sequence[object], rows: Iterable[int] | None = None) -> 
             raise DataError(f"row {row} is of type {type(item).__name__}, not {wanted}")
 
 
+def check_words(inputs: Sequence[object], rows: Iterable[int] | None = None) -> None:
+    """Raise `DataError` unless inputs are lists (or tuples) of words; `rows` are as for `check_texts`."""
+    for row, item in zip(count(1) if rows is None else rows, inputs, strict=False):
+        if not isinstance(item, list | tuple):
+            hint = "; entities() takes texts" if isinstance(item, str) else ""
+            raise DataError(f"row {row} is of type {type(item).__name__}, not a list of words{hint}")
+        wrong = next((place for place, word in enumerate(item, 1) if not isinstance(word, str)), None)
+        if wrong is not None:
+            raise DataError(f"row {row}: word {wrong} is of type {type(item[wrong - 1]).__name__}, not a text")
+
+
 def require_texts(kind: str) -> None:
     """Raise `UsageError` for data that hold lists of words."""
     if kind == "tokens":
@@ -42,8 +53,8 @@ def require_texts(kind: str) -> None:
         )
 
 
-def check_unicode(inputs: Sequence[Text], rows: Iterable[int] | None = None) -> None:
-    """Raise `DataError` for a text that has no UTF-8, named by its row."""
+def check_unicode(inputs: Sequence[Text | Words], rows: Iterable[int] | None = None) -> None:
+    """Raise `DataError` for a text, or a list of words, that has no UTF-8, named by its row."""
     for row, item in zip(count(1) if rows is None else rows, inputs, strict=False):
         try:
             "".join(item).encode()
@@ -54,11 +65,11 @@ def check_unicode(inputs: Sequence[Text], rows: Iterable[int] | None = None) -> 
             ) from None
 
 
-def chunks_of(texts: Sequence[Text]) -> Iterator[slice]:
+def chunks_of(texts: Sequence[Text | Words]) -> Iterator[slice]:
     """Cut texts into runs that are tokenised together: by rows, and by characters where texts are long."""
     start = characters = 0
     for i, text in enumerate(texts):
-        size = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+        size = len(text) if isinstance(text, str) else sum(map(len, text))
         if i > start and (i - start >= CHUNK_ROWS or characters + size > _CHUNK_CHARACTERS):
             yield slice(start, i)
             start, characters = i, 0

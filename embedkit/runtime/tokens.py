@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a pair of texts that the model reads together."""
 
+Words: TypeAlias = Sequence[str]
+"""A sentence as the words that it is made of."""
+
 Side: TypeAlias = Literal["right", "left"]
 
 # Tokenisers drift between releases with the same files: the ids of these strings tell (see `Tokenizer.probe`).
@@ -100,6 +103,27 @@ class Located(NamedTuple):
     sources: NDArray[np.int64]
     spans: NDArray[np.int64]
     parts: NDArray[np.int64]
+
+
+class WordTokens(NamedTuple):
+    """Tokens of lists of words, and which word each of them is of.
+
+    Attributes
+    ----------
+    tokens : Tokens
+        As `Tokenizer.encode` gives them; T tokens.
+    words : ndarray of int64, shape (T,)
+        The place of a token's word in its list; -1 for special tokens.
+    first : ndarray of bool, shape (T,)
+        Whether it is the first token of its word.
+    known : ndarray of int64, shape (N,)
+        Words of each list that have a token, also one that was cut off.
+    """
+
+    tokens: Tokens
+    words: NDArray[np.int64]
+    first: NDArray[np.bool_]
+    known: NDArray[np.int64]
 
 
 class Tokenizer:
@@ -223,13 +247,33 @@ class Tokenizer:
         encodings = [self._backend.encode(part, add_special_tokens=False) for (part,) in parts]
         sizes = np.array([[len(encoding)] for encoding in encodings], np.int64)
         ids = np.array([i for encoding in encodings for i in encoding.ids], np.int32)
-        marks = -1 - np.arange(len(ids), dtype=np.int32)  # no id is negative: marks and special tokens stay apart
-        laid = self._arrange(np.split(marks, sizes[:-1, 0]), sizes, windows=windows)
-        sources = np.where(laid.ids < 0, -1 - laid.ids, -1).astype(np.int64)
-        laid.ids[sources >= 0] = ids[sources[sources >= 0]]
+        laid, sources = self._traced(ids, sizes, windows=windows)
         spans = [span for encoding in encodings for span in encoding.offsets]
         parts_of = np.repeat(np.arange(len(parts)), sizes[:, 0])
         return Located(laid, sources, np.array(spans, np.int64).reshape(-1, 2), parts_of)
+
+    def encode_words(self, sentences: Sequence[Words], *, windows: bool = False) -> WordTokens:
+        """Tokenise lists of words, each word by itself, as training on words does (``is_split_into_words``).
+
+        Parameters
+        ----------
+        sentences : sequence of sequence of str
+            N lists. A word may have no token (an empty one, a lone variation selector).
+        windows : bool, default=False
+            As for `encode`.
+        """
+        lists = [list(words) for words in sentences]
+        encodings = self._backend.encode_batch(lists, is_pretokenized=True, add_special_tokens=False)
+        sizes = np.array([[len(encoding) for encoding in encodings]], np.int64).reshape(1, -1)
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, int(sizes.sum()))
+        words = np.fromiter(chain.from_iterable(e.word_ids for e in encodings), np.int64, len(ids))
+        rows = np.repeat(np.arange(len(lists)), sizes[0])
+        first = np.append(True, (np.diff(words) != 0) | (np.diff(rows) != 0))[: len(ids)]
+        laid, sources = self._traced(ids, sizes, windows=windows)
+        there = sources >= 0
+        known, begins = np.full(len(sources), -1, np.int64), np.zeros(len(sources), bool)
+        known[there], begins[there] = words[sources[there]], first[sources[there]]
+        return WordTokens(laid, known, begins, np.bincount(rows[first], minlength=len(lists)))
 
     def name(self, token: int) -> str:
         """Return how the vocabulary writes a token."""
@@ -239,6 +283,16 @@ class Tokenizer:
     def to_json(self) -> str:
         """Return the ``tokenizer.json`` that splits texts as this one does, without truncation and padding."""
         return str(self._backend.to_str(pretty=True))
+
+    def _traced(
+        self, ids: NDArray[np.int32], sizes: NDArray[np.int64], *, windows: bool
+    ) -> tuple[Tokens, NDArray[np.int64]]:
+        """Arrange `ids`, the parts of `sizes` one after another; say where in `ids` each token is from, or -1."""
+        marks = -1 - np.arange(len(ids), dtype=np.int32)  # no id is negative: marks and special tokens stay apart
+        laid = self._arrange(np.split(marks, np.cumsum(sizes.sum(1))[:-1]), sizes, windows=windows)
+        sources = np.where(laid.ids < 0, -1 - laid.ids, -1).astype(np.int64)
+        laid.ids[sources >= 0] = ids[sources[sources >= 0]]
+        return laid, sources
 
     def _arrange(self, flat: list[NDArray[np.int32]], sizes: NDArray[np.int64], *, windows: bool) -> Tokens:
         """Cut and lay out: `flat` has the ids of all first texts, and of all second ones; sizes (1 or 2, N)."""
@@ -264,6 +318,13 @@ class Tokenizer:
         for part in parts:
             total += self._split(part)[1]
         return np.maximum(total, 1)
+
+    def count_words(self, sentences: Sequence[Words]) -> NDArray[np.int64]:
+        """Count the tokens of each list of words as `count` does those of texts, shape (N,)."""
+        lists = [list(words) for words in sentences]
+        encodings = self._backend.encode_batch_fast(lists, is_pretokenized=True, add_special_tokens=False)
+        sizes = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(lists))
+        return np.maximum(sizes + _special(self._layouts[1]), 1)
 
     def without_tokens(self, tokens: Tokens) -> NDArray[np.bool_]:
         """Tell the inputs of which nothing but special tokens is left, shape (N,)."""
