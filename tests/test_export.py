@@ -23,7 +23,7 @@ from embedkit.estimators.exported import load_exported
 from embedkit.export import Trained, export_classifier, export_encoder
 from embedkit.export.dense import CERTAIN, dense_of
 from embedkit.export.graph import Graph
-from embedkit.export.parity import compare, mixed_batches, parity_texts
+from embedkit.export.parity import compare, mixed_batches, parity_inputs
 from embedkit.heads import (
     CalibratedHead,
     ConstantHead,
@@ -406,16 +406,16 @@ def test_certain_answers_stay_certain(bias: float, holds: bool) -> None:
 
 def test_texts_of_all_lengths_are_chosen(models: Callable[[str], Path]) -> None:
     tokenizer = opened(models("bert")).tokenizer
-    chosen = parity_texts(some_texts(5, 500), tokenizer)
+    chosen = parity_inputs(some_texts(5, 500), tokenizer)
     lengths = tokenizer.count(chosen)
     assert len(chosen) == 64
     assert lengths.min() == 3
     assert lengths.max() > POSITIONS
     assert len(set(lengths.tolist())) > 40
-    assert parity_texts(["good"], tokenizer)[0] == "good"
-    assert len(parity_texts(["\x00"], tokenizer)) == 3  # nothing that the tokenizer knows: it ends all the same
+    assert parity_inputs(["good"], tokenizer)[0] == "good"
+    assert len(parity_inputs(["\x00"], tokenizer)) == 3  # nothing that the tokenizer knows: it ends all the same
     with pytest.raises(ExportError, match="--parity-data"):
-        parity_texts(["", ""], tokenizer)
+        parity_inputs(["", ""], tokenizer)
 
 
 # --- the folder ----------------------------------------------------------------------------------------
@@ -564,7 +564,7 @@ def test_weights_outside_of_the_folder_are_never_read(place: str, folder: Path, 
     copy_of(folder, tmp_path / "copy")
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "copy" / "onnx" / "model.onnx")
-    with pytest.raises(ArtifactError, match="has weights in .*, which is not read"):
+    with pytest.raises(ArtifactError, match=r"has weights in .*, which is not read"):
         runtime.load(copy_of(tmp_path / "copy", tmp_path / "again"))
 
 

@@ -127,7 +127,7 @@ class TorchEncoder:
             yield from self._run_cuda(padded, views)
             return
         for batch in padded:
-            with _threads(threads):
+            with threads_set(threads):
                 vectors = self._forward(batch, views)
             yield batch.windows, vectors.cpu().numpy()
 
@@ -156,7 +156,7 @@ class TorchEncoder:
         """
         for windows in batches:
             batch = pad(tokens, windows, pad_id)
-            with _threads(threads), torch.inference_mode():
+            with threads_set(threads), torch.inference_mode():
                 output = self._read(batch, layers)
                 states = torch.stack([states_of(output, layer) for layer in layers])
             yield windows, states.cpu().numpy()
@@ -235,7 +235,8 @@ def states_of(output: Any, layer: int | Literal["last"]) -> torch.Tensor:  # noq
 
 
 @contextlib.contextmanager
-def _threads(threads: int | None) -> Iterator[None]:
+def threads_set(threads: int | None) -> Iterator[None]:
+    """Let torch compute with some threads; its setting is put back afterwards. A forked process has one."""
     before = torch.get_num_threads()
     if threads is None or threads == before or _forked:
         yield
@@ -299,7 +300,7 @@ def load_model(folder: ModelFolder, dtype: torch.dtype) -> tuple[Any, bool]:
     ModelError
         transformers cannot open the folder, or its weights do not fit its configuration.
     """
-    model, missing = _load(folder.path, dtype)
+    model, missing = open_pretrained(AutoModel, folder.path, dtype)
     lost = [key for key in missing if not key.startswith("pooler.")]
     if lost:
         raise ModelError(
@@ -309,11 +310,24 @@ def load_model(folder: ModelFolder, dtype: torch.dtype) -> tuple[Any, bool]:
     return model, getattr(model, "pooler", None) is not None and len(lost) == len(missing)
 
 
-def _load(path: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """Open a model with transformers; return it and the names of tensors that the weights lack."""
+def open_pretrained(auto: Any, path: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:  # noqa: ANN401
+    """Open a model, frozen; return it and the names of tensors that the weights lack.
+
+    Parameters
+    ----------
+    auto : class
+        One of transformers: `AutoModel`, `AutoModelForSequenceClassification`, ...
+    path : Path
+    dtype : torch.dtype
+
+    Raises
+    ------
+    ModelError
+        transformers cannot open the folder, or its weights have other shapes than its configuration.
+    """
     with _quiet():
         try:
-            model, info = AutoModel.from_pretrained(
+            model, info = auto.from_pretrained(
                 path,
                 dtype=dtype,
                 trust_remote_code=False,

@@ -1,10 +1,11 @@
 """A trained classifier or an encoder as one ONNX file: traced, compared, laid out as a folder.
 
-Importing this package imports no torch; `export_classifier` and `export_encoder` do.
+Importing this package imports no torch; its functions do.
 """
 
 from __future__ import annotations
 
-from embedkit.export.publish import Exported, Trained, export_classifier, export_encoder
+from embedkit.export.frozen import Trained
+from embedkit.export.publish import Exported, export_classifier, export_encoder, export_task_model
 
-__all__ = ["Exported", "Trained", "export_classifier", "export_encoder"]
+__all__ = ["Exported", "Trained", "export_classifier", "export_encoder", "export_task_model"]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embedkit.artifact import write_json
 from embedkit.data.text import counted, printable
-from embedkit.encoders import FeatureExtractor
-from embedkit.export.parity import Parity
+from embedkit.export.parity import Input, Parity, encoded
 from embedkit.export.speed import Latency
 from embedkit.runtime.description import Description
-from embedkit.runtime.model_folder import TOKENIZER
-from embedkit.runtime.tokens import Text, Tokenizer
+from embedkit.runtime.model_folder import TOKENIZER, ModelFacts, read_json
+from embedkit.runtime.tokens import Tokenizer
 
 GRAPH = "onnx/model.onnx"
+_SETTINGS = "tokenizer_config.json"
 GENERIC = "PreTrainedTokenizerFast"  # the class that takes all from tokenizer.json; transformers 4 and 5 know it
 _OWN_CLASSES = (None, "TokenizersBackend", "PreTrainedTokenizer")  # unknown to transformers 4, or abstract
 _SPECIAL = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "bos_token", "eos_token")
@@ -27,90 +26,115 @@ _BEHAVIOUR = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_p
 _LEFT_OUT = ("_name_or_path", "_commit_hash", "auto_map", "quantization_config", "dtype", "torch_dtype")
 
 
-def write_config(folder: Path, extractor: FeatureExtractor, description: Description) -> None:
-    """Write ``config.json``: the encoder's own, with the names of the labels."""
+def write_config(folder: Path, source: Mapping[str, Any], description: Description) -> None:
+    """Write ``config.json``: the source's own, with the names of the labels."""
     from transformers.models.auto import modeling_auto
 
-    source = extractor.folder.config
-    sequence = description.task == "sequence"
-    names = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES if sequence else None
-    names = names or modeling_auto.MODEL_MAPPING_NAMES
+    names = {
+        "sequence": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "tokens": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        "encoder": modeling_auto.MODEL_MAPPING_NAMES,
+    }[description.task]
     architecture = names.get(source["model_type"])
     config = {key: value for key, value in source.items() if key not in _LEFT_OUT}
     config |= {"torch_dtype": "float32"}
     if isinstance(architecture, str):
         config["architectures"] = [architecture]
-    if sequence:
+    if description.labels:
         config |= {
             "id2label": {str(code): name for code, name in enumerate(description.names)},
             "label2id": {name: code for code, name in enumerate(description.names)},
             "num_labels": len(description.names),
-            "problem_type": description.to_json()["problem_type"],
+            "problem_type": description.to_json()["problem_type"] if description.task == "sequence" else None,
         }
     write_json(folder / "config.json", config)
 
 
 def write_tokenizer(
-    folder: Path, extractor: FeatureExtractor, inputs: Sequence[str], texts: Sequence[Text]
+    folder: Path, source: ModelFacts, tokenizer: Tokenizer, names: Sequence[str], inputs: Sequence[Input]
 ) -> None:
-    """Write the tokenizer's files; with the source's class, if transformers then splits `texts` as we do."""
-    tokenizer = extractor.tokenizer
+    """Write the tokenizer's files; with the source's class, if transformers then splits `inputs` as we do.
+
+    Parameters
+    ----------
+    folder : Path
+        Written to.
+    source : ModelFacts
+        Whose settings are kept.
+    tokenizer : Tokenizer
+    names : sequence of str
+        What the graph takes.
+    inputs : sequence of str, of (str, str), or of list of str
+    """
     (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
-    source = _json(extractor.folder.path / "tokenizer_config.json")
-    special = _special_tokens(extractor, source)
+    found = read_json(source.path / _SETTINGS)
+    special = _special_tokens(source.path, found, tokenizer)
     write_json(folder / "special_tokens_map.json", special)
-    kept = {key: source[key] for key in _BEHAVIOUR if key in source}
+    kept = {key: found[key] for key in _BEHAVIOUR if key in found}
     settings = {
         **kept,
         **special,
         "tokenizer_class": GENERIC,
         "model_max_length": tokenizer.max_length,
-        "model_input_names": list(inputs),
+        "model_input_names": list(names),
         "padding_side": "right",
         "truncation_side": tokenizer.side,
     }
-    own = source.get("tokenizer_class")
-    if own not in _OWN_CLASSES and "auto_map" not in source:
-        write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": own})
-        if splits_alike(folder, tokenizer, texts):
+    own = found.get("tokenizer_class")
+    if own not in _OWN_CLASSES and "auto_map" not in found:
+        write_json(folder / _SETTINGS, {**settings, "tokenizer_class": own})
+        theirs = transformers_tokenizer(folder)
+        if theirs is not None and splits_alike(theirs, tokenizer, inputs):
             return
     plain = {key: value for key, value in settings.items() if key not in _BEHAVIOUR}
-    write_json(folder / "tokenizer_config.json", {**plain, "clean_up_tokenization_spaces": False})
+    write_json(folder / _SETTINGS, {**plain, "clean_up_tokenization_spaces": False})
 
 
-def _special_tokens(extractor: FeatureExtractor, source: Mapping[str, Any]) -> dict[str, str]:
+def _special_tokens(source: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
     """Return the special tokens by what they are for; there is always one to pad with."""
-    also = _json(extractor.folder.path / "special_tokens_map.json")
+    also = read_json(source / "special_tokens_map.json")
     found = {}
     for name in _SPECIAL:
-        token = source.get(name) or also.get(name)
+        token = settings.get(name) or also.get(name)
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str):
             found[name] = token
-    return {**found, "pad_token": extractor.tokenizer.name(extractor.recipe.pad_id)}
+    return {**found, "pad_token": tokenizer.name(tokenizer.pad_id)}
 
 
-def splits_alike(folder: Path, tokenizer: Tokenizer, texts: Sequence[Text]) -> bool:
-    """Say whether transformers reads the same token ids with the tokenizer in a folder."""
+def transformers_tokenizer(folder: Path) -> Any | None:  # noqa: ANN401 - one of its many classes
+    """Return the tokenizer that transformers makes of a folder, None where it cannot."""
     from transformers import AutoTokenizer
 
     try:
-        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        for text in texts:
-            parts = [text] if isinstance(text, str) else list(text)
-            parts[0] = tokenizer.prompt + parts[0]
-            given = theirs(*parts, truncation=True, max_length=tokenizer.max_length)["input_ids"]
-            if list(given) != tokenizer.encode([text]).ids.tolist():
-                return False
-    except Exception:  # transformers and its classes raise many kinds; the generic class is the answer to all
-        return False
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception:  # it and its classes raise many kinds
+        return None
+
+
+def splits_alike(theirs: Any, tokenizer: Tokenizer, inputs: Sequence[Input]) -> bool:  # noqa: ANN401
+    """Say whether a tokenizer of transformers gives the token ids that ours does."""
+    how = {"truncation": True, "max_length": tokenizer.max_length}
+    for item in inputs:
+        try:
+            if isinstance(item, list):
+                given = theirs(item, is_split_into_words=True, **how)
+            else:
+                first, *second = [item] if isinstance(item, str) else item
+                given = theirs(tokenizer.prompt + first, *second, **how)
+        except Exception:  # as above
+            return False
+        if list(given["input_ids"]) != encoded(tokenizer, [item]).ids.tolist():
+            return False
     return True
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file of the source folder, which `read_folder` has checked; an absent one is empty."""
-    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-    return found
+# Of each task: the hub's name, what the card calls it, and what answers.
+_KINDS = {
+    "sequence": ("text-classification", "text classifier", "predict"),
+    "tokens": ("token-classification", "token classifier", "entities"),
+    "encoder": ("feature-extraction", "text encoder", "encode"),
+}
 
 
 def card(
@@ -135,17 +159,16 @@ def card(
     size : int
         Bytes of the graph.
     """
-    sequence = description.task == "sequence"
-    kind = "text-classification" if sequence else "feature-extraction"
-    count = len(description.labels)
-    gives = f"and a classifier of {count} labels" if sequence else f"{description.width} numbers a text"
+    kind, what, call = _KINDS[description.task]
+    count = counted(len(description.labels), "label")
+    gives = f"and a classifier of {count}" if description.labels else f"{description.width} numbers a text"
     lines = [
         "---",
         "library_name: onnxruntime",
         f"pipeline_tag: {kind}",
         "tags: [embedkit, onnx]",
         "---",
-        f"# A {'text classifier' if sequence else 'text encoder'} in ONNX",
+        f"# A {what} in ONNX",
         "",
         f"One graph: the encoder {_code(source)}, {gives}.",
         "",
@@ -155,14 +178,14 @@ def card(
         f"- One text of {latency.tokens} tokens: {latency.median:.1f} ms (median; p99 {latency.p99:.1f}) with "
         f"{counted(latency.threads, 'thread')} of {_code(latency.machine)}.",
         f"- Largest difference to torch on {parity.texts} texts of {parity.shortest} to {parity.longest} tokens: "
-        f"{parity.difference:.1g}" + (", all labels equal." if sequence else "."),
+        f"{parity.difference:.1g}" + (", all labels equal." if description.labels else "."),
         *_reading(description),
         "",
         "```python",
         "import embedkit.runtime",
         "",
         'model = embedkit.runtime.load("this/folder")',
-        f"model.{'predict' if sequence else 'encode'}({'[(...)]' if description.input == 'pair' else '[...]'})",
+        f"model.{call}({'[(...)]' if description.input == 'pair' else '[...]'})",
         "```",
         "",
     ]

@@ -1,4 +1,4 @@
-"""Encoder, pooling, normalising and head traced into one ONNX graph."""
+"""A model and what becomes of its output traced into one ONNX graph."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch  # noqa: TID253 - the one file of this room that imports it
 from numpy.typing import NDArray
+from transformers import (  # noqa: TID253 - nor they
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from embedkit.encoders import ModelFolder, Recipe
-from embedkit.encoders.torch_encoder import load_model, states_of, takes_types
-from embedkit.errors import ExportError
+from embedkit.encoders.torch_encoder import load_model, open_pretrained, states_of, takes_types, threads_set
+from embedkit.errors import ExportError, ModelError
 from embedkit.export.dense import Dense
 from embedkit.runtime.pooling import pool
+from embedkit.runtime.tokens import Tokens
 
 OPSET = 20
 LARGEST = 2 << 30  # bytes of one protobuf file
@@ -25,8 +31,32 @@ _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 _ACTIVATIONS = {"identity": torch.nn.Identity, "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
 
 
-class Graph(torch.nn.Module):
-    """What is traced: token ids and mask to logits, or to states and a vector.
+class Traced(torch.nn.Module):
+    """What is traced: a model of transformers, and what becomes of its output.
+
+    Attributes
+    ----------
+    inputs, outputs : list of str
+        Names, in the order of `forward`.
+    """
+
+    outputs: list[str]
+
+    def __init__(self, model: Any, *, types: bool) -> None:  # noqa: ANN401 - a family's own
+        super().__init__()
+        self.model = model
+        self.inputs = ["input_ids", "attention_mask", *["token_type_ids"] * types]
+
+    def _read(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None, **how: bool) -> Any:  # noqa: ANN401
+        given = {"input_ids": ids, "attention_mask": mask}
+        if "token_type_ids" in self.inputs:
+            assert types is not None
+            given["token_type_ids"] = types
+        return self.model(**given, **how, return_dict=True)
+
+
+class Graph(Traced):
+    """What is traced of a frozen encoder: token ids and mask to logits, or to states and a vector.
 
     Parameters
     ----------
@@ -51,13 +81,11 @@ class Graph(torch.nn.Module):
         *,
         pooled: bool,
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, types=takes_types(model.config))
         self._recipe = recipe
         self._link = link
         self._pooled = pooled
         self.head = None if dense is None else _sequential(dense)
-        self.inputs = ["input_ids", "attention_mask", *["token_type_ids"] * takes_types(model.config)]
         own = ["last_hidden_state", "sentence_embedding"] if dense is None else ["logits"]
         self.outputs = [*own, *["probabilities"] * (link is not None), *["pooled"] * pooled]
 
@@ -68,25 +96,16 @@ class Graph(torch.nn.Module):
         token_type_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Return the tensors that `outputs` names; inputs are int64, shape (B, L)."""
-        output = self._read(input_ids, attention_mask, token_type_ids)
+        deeper = any(layer != "last" for layer in self._recipe.layers)
+        output = self._read(input_ids, attention_mask, token_type_ids, output_hidden_states=deeper)
         pooled = self._pool(output, attention_mask)
         vector = _normalised(pooled) if self._recipe.normalize else pooled
         if self.head is None:
             given = [output.last_hidden_state.float(), vector]
         else:
             logits = self.head(vector)
-            given = [logits]
-            if self._link is not None:
-                given.append(torch.sigmoid(logits) if self._link == "sigmoid" else torch.softmax(logits, dim=1))
+            given = _linked(logits, self._link)
         return (*given, pooled) if self._pooled else tuple(given)
-
-    def _read(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor | None) -> Any:  # noqa: ANN401 - a family's own
-        given = {"input_ids": ids, "attention_mask": mask}
-        if "token_type_ids" in self.inputs:
-            assert types is not None
-            given["token_type_ids"] = types
-        deeper = any(layer != "last" for layer in self._recipe.layers)
-        return self.model(**given, output_hidden_states=deeper, return_dict=True)
 
     def _pool(self, output: Any, mask: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - a family's own
         """Return the joined layers, shape (B, D): what `Recipe.compose` does before it normalises."""
@@ -102,6 +121,41 @@ class Graph(torch.nn.Module):
         if self._recipe.layer_join == "mean":
             return torch.stack(layers).mean(0)
         return torch.cat(layers, dim=1)
+
+
+class TaskGraph(Traced):
+    """What is traced of a classifier that transformers trained: token ids and mask to its own logits.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of `open_task_model`.
+    link : {"softmax", "sigmoid"}, optional
+        From logits to the output `probabilities`; None for a token classifier.
+    types : bool
+        Whether it is given token types.
+    """
+
+    def __init__(self, model: Any, link: str | None, *, types: bool) -> None:  # noqa: ANN401 - a family's own
+        super().__init__(model, types=types)
+        self._link = link
+        self.outputs = ["logits", *["probabilities"] * (link is not None)]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the tensors that `outputs` names; inputs are int64, shape (B, L)."""
+        return tuple(_linked(self._read(input_ids, attention_mask, token_type_ids).logits.float(), self._link))
+
+
+def _linked(logits: torch.Tensor, link: str | None) -> list[torch.Tensor]:
+    """Return logits, and behind them the probabilities, where they stand for some."""
+    if link is None:
+        return [logits]
+    return [logits, torch.sigmoid(logits) if link == "sigmoid" else torch.softmax(logits, dim=-1)]
 
 
 def _normalised(vectors: torch.Tensor) -> torch.Tensor:
@@ -142,7 +196,65 @@ def open_graph(
     return Graph(model, recipe, dense, link, pooled=pooled).eval()
 
 
-def write_graph(graph: Graph, path: Path, examples: Sequence[NDArray[np.int32]], pad_id: int) -> int:
+def open_task_model(folder: ModelFolder, task: str) -> Any:  # noqa: ANN401 - a family's own
+    """Open a classifier of transformers, frozen, in float32.
+
+    Parameters
+    ----------
+    folder : ModelFolder
+    task : {"sequence", "tokens"}
+
+    Raises
+    ------
+    ModelError
+        transformers cannot open the folder, or its weights lack a part of the model: mostly a head that was never
+        trained.
+    """
+    auto = {"sequence": AutoModelForSequenceClassification, "tokens": AutoModelForTokenClassification}[task]
+    model, missing = open_pretrained(auto, folder.path, torch.float32)
+    if missing:
+        raise ModelError(
+            f"{folder.path}: the weights lack {len(missing)} tensors of a classifier ({', '.join(missing[:3])}): "
+            "the head was never trained; fine-tune it first, or export the encoder alone with --task encoder"
+        )
+    return model
+
+
+def torch_logits(
+    model: Any,  # noqa: ANN401 - a family's own
+    tokens: Tokens,
+    *,
+    types: bool,
+    threads: int | None = None,
+) -> list[NDArray[np.float32]]:
+    """Return the logits of each input, alone and without padding: (C,), or (tokens, C) of a token classifier.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of `open_task_model`.
+    tokens : Tokens
+    types : bool
+        Whether the model is given token types.
+    threads : int, optional
+        Of the forward passes.
+    """
+    with threads_set(threads), torch.no_grad():  # not inference_mode: what is kept of a pass must be traceable
+        return [_logits(model, tokens, place, types) for place in pairwise(tokens.offsets.tolist())]
+
+
+def _logits(model: Any, tokens: Tokens, place: tuple[int, int], types: bool) -> NDArray[np.float32]:  # noqa: ANN401
+    start, end = place
+    ids = torch.from_numpy(tokens.ids[start:end].astype(np.int64))[None]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if types:
+        own = np.zeros_like(tokens.ids) if tokens.type_ids is None else tokens.type_ids
+        given["token_type_ids"] = torch.from_numpy(own[start:end].astype(np.int64))[None]
+    logits: torch.Tensor = model(**given, return_dict=True).logits[0]
+    return logits.float().numpy()
+
+
+def write_graph(graph: Traced, path: Path, examples: Sequence[NDArray[np.int32]], pad_id: int) -> int:
     """Trace a graph and write it as one file.
 
     Parameters
@@ -191,7 +303,7 @@ def write_graph(graph: Graph, path: Path, examples: Sequence[NDArray[np.int32]],
     return len(written)
 
 
-def _example(graph: Graph, examples: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, ...]:
+def _example(graph: Traced, examples: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[torch.Tensor, ...]:
     longest = max(map(len, examples))
     ids = torch.full((len(examples), longest), pad_id, dtype=torch.int64)
     mask = torch.zeros_like(ids)

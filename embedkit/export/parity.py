@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.errors import ExportError
 from embedkit.export.dense import CERTAIN
-from embedkit.runtime.tokens import Text, Tokenizer
+from embedkit.runtime.tokens import Text, Tokenizer, Tokens
 
+Input: TypeAlias = Text | list[str]
+"""What a graph is compared on: a text, a pair, or a sentence as words."""
+
+Values: TypeAlias = NDArray[np.floating[Any]] | list[NDArray[np.floating[Any]]]
 TEXTS = 64
 TOLERANCE = 1e-4  # of the largest value that is compared, at least of 1
 _POOL = 4096  # texts that are looked at
@@ -55,13 +59,26 @@ class Parity:
         return asdict(self)
 
 
-def parity_texts(texts: Sequence[Text], tokenizer: Tokenizer, count: int = TEXTS) -> list[Text]:
-    """Choose texts of lengths from the shortest to the maximum.
+def encoded(tokenizer: Tokenizer, inputs: Sequence[Input]) -> Tokens:
+    """Tokenise texts, pairs or lists of words as the graph is given them."""
+    if inputs and isinstance(inputs[0], list):
+        return tokenizer.encode_words(inputs).tokens
+    return tokenizer.encode(cast("Sequence[Text]", inputs))
+
+
+def _count(tokenizer: Tokenizer, inputs: Sequence[Input]) -> NDArray[np.int64]:
+    if inputs and isinstance(inputs[0], list):
+        return tokenizer.count_words(inputs)
+    return tokenizer.count(cast("Sequence[Text]", inputs))
+
+
+def parity_inputs(inputs: Sequence[Input], tokenizer: Tokenizer, count: int = TEXTS) -> list[Input]:
+    """Choose inputs of lengths from the shortest to the maximum.
 
     Parameters
     ----------
-    texts : sequence of str, or of (str, str)
-        Real ones; the first 4,096 distinct ones are looked at.
+    inputs : sequence of str, of (str, str), or of list of str
+        Real texts, pairs or lists of words; the first 4,096 distinct ones are looked at.
     tokenizer : Tokenizer
         Counts their tokens.
     count : int, default 64
@@ -70,73 +87,81 @@ def parity_texts(texts: Sequence[Text], tokenizer: Tokenizer, count: int = TEXTS
     -------
     list
         `count` of them where there are as many, at even steps of their length; and made of them the shortest
-        text (one word) and the longest (several put together until the maximum length cuts them).
+        (one word) and the longest (several put together until the maximum length cuts them).
 
     Raises
     ------
     ExportError
         There is no text.
     """
-    pool = list(dict.fromkeys(texts[:_POOL]))
-    if not any(text if isinstance(text, str) else any(text) for text in pool):
+    pool = list({_key(item): item for item in inputs[:_POOL]}.values())
+    if not any(item if isinstance(item, str) else any(item) for item in pool):
         raise ExportError("there is no text to compare the graph on; give some with --parity-data")
-    order = np.argsort(tokenizer.count(pool), kind="stable")
+    order = np.argsort(_count(tokenizer, pool), kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, max(1, count - 2)).astype(int))
     chosen = [pool[i] for i in order[places].tolist()]
     return [_shortest(chosen[0]), *chosen, _longest(chosen, tokenizer)]
 
 
-def _shortest(text: Text) -> Text:
-    if isinstance(text, str):
-        return next(iter(text.split()), "")
-    return next(iter(text[0].split()), ""), next(iter(text[1].split()), "")
+def _key(item: Input) -> Hashable:
+    return (list, *item) if isinstance(item, list) else item
 
 
-def _longest(texts: Sequence[Text], tokenizer: Tokenizer) -> Text:
-    """Put texts together until they are longer than the model reads; the first of a pair, where it reads pairs."""
-    every = " ".join(text if isinstance(text, str) else " ".join(text) for text in texts)
-    last, joined = texts[-1], texts[-1]
+def _shortest(item: Input) -> Input:
+    if isinstance(item, list):
+        return item[:1]
+    if isinstance(item, str):
+        return next(iter(item.split()), "")
+    return next(iter(item[0].split()), ""), next(iter(item[1].split()), "")
+
+
+def _longest(inputs: Sequence[Input], tokenizer: Tokenizer) -> Input:
+    """Put inputs together until they are longer than the model reads; of pairs the first texts."""
+    last = joined = inputs[-1]
+    words = [word for item in inputs for word in ([item] if isinstance(item, str) else item)]
     for times in range(1, tokenizer.max_length + 1):
-        reached = " ".join([every] * times)
-        joined = reached if isinstance(last, str) else (reached, last[1])
-        if int(tokenizer.count([joined])[0]) > tokenizer.max_length:
+        if isinstance(last, list):
+            joined = words * times
+        else:
+            text = " ".join(words * times)
+            joined = text if isinstance(last, str) else (text, last[1])
+        if int(_count(tokenizer, [joined])[0]) > tokenizer.max_length:
             break
     return joined
 
 
 def compare(
-    texts: Sequence[Text],
+    inputs: Sequence[Input],
     lengths: NDArray[np.int64],
-    expected: NDArray[np.floating[Any]],
-    answer: Callable[[Sequence[Text]], NDArray[np.floating[Any]]],
+    expected: Values,
+    answer: Callable[[Sequence[Any]], Values],
     decide: Callable[[NDArray[np.floating[Any]]], NDArray[Any]] | None = None,
 ) -> Parity:
     """Compare answers with those of the source.
 
     Parameters
     ----------
-    texts : sequence of str, or of (str, str), length n
+    inputs : sequence of str, of (str, str), or of list of str, length n
     lengths : ndarray of int64, shape (n,)
         Their tokens.
-    expected : ndarray of float, shape (n,) or (n, C)
-        The source's scores or vectors.
+    expected : ndarray of float, shape (n,) or (n, C), or list of ndarray of float, shape (tokens, C)
+        The source's scores or vectors, of each input or of each of its tokens.
     answer : callable
-        Gives the same of any of the texts, all in one batch.
+        Gives the same of any of the inputs, all in one batch.
     decide : callable, optional
-        From scores to labels.
+        From scores, shape (m,) or (m, C), to labels.
 
     Raises
     ------
     ExportError
         They differ; the message says by how much.
     """
-    n = len(texts)
+    n = len(inputs)
     groups = [np.array([i]) for i in range(n)] + mixed_batches(lengths)
-    order = np.concatenate(groups)
-    given = np.concatenate([answer([texts[i] for i in group.tolist()]) for group in groups])
-    wanted = expected[order]
+    given = _joined([answer([inputs[i] for i in group.tolist()]) for group in groups])
+    wanted = _joined([_taken(expected, group) for group in groups])
     largest, difference = _difference(given, wanted)
-    equal = np.ones(len(order), bool) if decide is None else _equal(decide(given), decide(wanted))
+    equal = np.ones(len(wanted), bool) if decide is None else _equal(decide(given), decide(wanted))
     found = Parity(
         texts=n,
         shortest=int(lengths.min()),
@@ -153,6 +178,15 @@ def compare(
             "written"
         )
     return found
+
+
+def _taken(values: Values, places: NDArray[np.int64]) -> Values:
+    return values[places] if isinstance(values, np.ndarray) else [values[i] for i in places.tolist()]
+
+
+def _joined(parts: Sequence[Values]) -> NDArray[np.floating[Any]]:
+    """Return the rows of all parts, whether they are arrays or lists of arrays."""
+    return np.concatenate([row for part in parts for row in ([part] if isinstance(part, np.ndarray) else part)])
 
 
 def mixed_batches(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -2,62 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.artifact import installed, scrub, staged, write_manifest
-from embedkit.data.labels import LabelCodec
-from embedkit.encoders import FeatureExtractor
-from embedkit.errors import ExportError, require
-from embedkit.export.dense import Dense, dense_of
+from embedkit.artifact import installed, staged, write_manifest
+from embedkit.encoders import FeatureExtractor, ModelFolder
+from embedkit.errors import require
+from embedkit.export.finetuned import TaskSource
 from embedkit.export.folder import GRAPH, card, write_config, write_tokenizer
-from embedkit.export.parity import Parity, compare, parity_texts
+from embedkit.export.frozen import FrozenSource, Trained
+from embedkit.export.parity import Input, Parity, compare, encoded
+from embedkit.export.source import Source
 from embedkit.export.speed import Latency, latency
-from embedkit.heads import Head
-from embedkit.runtime.decide import Thresholds
-from embedkit.runtime.description import Description
 from embedkit.runtime.manifest import EXPORTED
 from embedkit.runtime.model_folder import TOKENIZER
 from embedkit.runtime.predictor import Predictor
 from embedkit.runtime.session import open_session
 from embedkit.runtime.tokens import Text
 
-if TYPE_CHECKING:
-    from embedkit.export.graph import Graph
-
 _SENTENCE = 25  # tokens
 _VERSIONS = ("embedkit", "numpy", "tokenizers", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What a classifier on a frozen encoder is made of.
-
-    Attributes
-    ----------
-    extractor : FeatureExtractor
-    head : Head
-    codec : LabelCodec
-    kind : {"text", "pair"}
-    thresholds : Thresholds, optional
-    about : mapping
-        What the folder shall keep of the training: ``data``, ``seed``, ``head_settings``.
-    metrics : mapping, optional
-        ``metrics.json``.
-    """
-
-    extractor: FeatureExtractor
-    head: Head
-    codec: LabelCodec
-    kind: str = "text"
-    thresholds: Thresholds | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,21 +74,8 @@ def export_classifier(
     OutputExistsError
         The target is there and may not be replaced.
     """
-    dense = dense_of(trained.head)
-    _check(trained.extractor, trained.kind, dense)
-    link = ("sigmoid" if trained.head.multi_label else "softmax") if trained.head.has_probabilities else None
-    recipe = trained.extractor.recipe
-    description = _described(
-        trained.extractor,
-        task="sequence",
-        input=trained.kind,
-        labels=trained.codec.classes,
-        multi_label=trained.head.multi_label,
-        has_probabilities=trained.head.has_probabilities,
-        thresholds=trained.thresholds,
-        bias=tuple(dense.bias) if recipe.long == "mean" and recipe.normalize else (),
-    )
-    return _Export(trained, description, texts, dense, link, threads).write(target, overwrite)
+    _require_all()
+    return _export(FrozenSource(trained, texts), target, overwrite=overwrite, threads=threads)
 
 
 def export_encoder(
@@ -134,151 +90,101 @@ def export_encoder(
 
     Parameters and errors are those of `export_classifier`.
     """
-    _check(extractor, "text", None)
-    description = _described(extractor, task="encoder")
-    return _Export(extractor, description, texts, None, None, threads).write(target, overwrite)
+    _require_all()
+    return _export(FrozenSource(extractor, texts), target, overwrite=overwrite, threads=threads)
 
 
-def _check(extractor: FeatureExtractor, kind: str, dense: Dense | None) -> None:
-    """Refuse what one float32 graph cannot compute, before anything heavy is opened."""
+def export_task_model(
+    folder: ModelFolder,
+    task: str,
+    target: Path,
+    inputs: Sequence[Input],
+    *,
+    max_length: int | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+) -> Exported:
+    """Write a classifier of transformers as one graph from token ids to its own logits.
+
+    Parameters
+    ----------
+    folder : ModelFolder
+        With weights of a head.
+    task : {"sequence", "tokens"}
+    inputs, max_length
+        As for `embedkit.export.finetuned.TaskSource`.
+    target, overwrite, threads
+        As for `export_classifier`.
+
+    Raises
+    ------
+    ModelError
+        The head was never trained, or the model gives a number and no label.
+    ExportError, OutputExistsError
+        As for `export_classifier`.
+    """
+    _require_all()
+    source = TaskSource(folder, task, inputs, max_length=max_length)
+    return _export(source, target, overwrite=overwrite, threads=threads)
+
+
+def _require_all() -> None:
     for module in ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"):
         require(module, extra="train", purpose="exporting to ONNX")
-    recipe = extractor.recipe
-    if kind == "pair" and recipe.pairs == "bi":
-        raise ExportError(
-            "pairs that are read apart (--pairs bi) need two passes through the encoder, which one graph of one "
-            "input cannot hold; train with --pairs cross"
-        )
-    if recipe.precision != "float32":
-        raise ExportError(
-            f"the features were computed in {recipe.precision}, and a graph in float32 would give others; train "
-            "with --precision float32"
-        )
-    if scrub(recipe.prompt) != recipe.prompt:
-        raise ExportError("the prompt holds what looks like a password or a token, which no manifest may keep")
-    if dense is not None and len(dense.layers) > 1 and recipe.long == "mean":
-        raise ExportError(
-            "windows of long texts (--long mean) are averaged before the head, which a graph of one window can "
-            "follow for linear heads alone; train with --long truncate or another head"
-        )
 
 
-def _described(extractor: FeatureExtractor, **own: Any) -> Description:  # noqa: ANN401 - of Description
-    """Return a description, for an encoder unless `own` says more."""
-    recipe = extractor.recipe
-    plain = {
-        "input": "text",
-        "labels": (),
-        "multi_label": False,
-        "has_probabilities": False,
-        "thresholds": None,
-        "bias": (),
+def _export(source: Source, target: Path, *, overwrite: bool, threads: int | None) -> Exported:
+    """Build the folder beside its place, and move it there if the graph answers as its source."""
+    with staged(target, overwrite=overwrite) as stage:
+        (stage / GRAPH).parent.mkdir()
+        expected = source.expected(threads)
+        size, names = _trace(source, stage / GRAPH)
+        write_tokenizer(stage, source.folder, source.tokenizer, names, source.inputs)
+        write_config(stage, source.folder.config, source.description)
+        session = open_session(stage / GRAPH, threads)
+        predictor = Predictor(source.description, stage / TOKENIZER, session, batching=_together)
+        lengths = encoded(source.tokenizer, source.inputs).lengths
+        parity = compare(source.inputs, lengths, expected, source.answer_of(predictor), source.decide)
+        exported = Exported(target, parity, size, _time(source, predictor, lengths, threads))
+        said = card(
+            source.description, source.folder.resolved.name, source.metrics, parity, exported.latency, size
+        )
+        (stage / "README.md").write_text(said, encoding="utf-8")
+        write_manifest(stage, _manifest(source, parity))
+    return exported
+
+
+def _trace(source: Source, path: Path) -> tuple[int, list[str]]:
+    """Write the graph; return its size and what it takes."""
+    from embedkit.export.graph import write_graph
+
+    graph = source.graph()
+    tokens = encoded(source.tokenizer, source.inputs[1:3] or source.inputs)
+    examples = np.split(tokens.ids, tokens.offsets[1:-1])
+    return write_graph(graph, path, examples, source.description.pad_id), graph.inputs
+
+
+def _time(source: Source, predictor: Predictor, lengths: NDArray[np.int64], threads: int | None) -> Latency:
+    """Time one text of about the length of a sentence."""
+    place = int(np.abs(lengths - _SENTENCE).argmin())
+    given: list[Any] = [source.inputs[place]]
+    answers: dict[str, Callable[[list[Any]], object]] = {
+        "sequence": predictor.answer,
+        "tokens": predictor.tag,
+        "encoder": predictor.encode,
     }
-    return Description(
-        **{**plain, **own},
-        graphs={"float32": GRAPH},
-        max_length=recipe.max_length,
-        side=recipe.side,
-        prompt=recipe.prompt,
-        lowercase=False,  # the tokenizer that is written does it
-        pad_id=recipe.pad_id,
-        long=recipe.long,
-        normalize=recipe.normalize,
-        width=extractor.width("text"),
-    )
+    answer = answers[source.description.task]
+    return latency(lambda: answer(given), int(lengths[place]), threads)
 
 
-class _Export:
-    """One export on its way."""
-
-    def __init__(
-        self,
-        source: Trained | FeatureExtractor,
-        description: Description,
-        texts: Sequence[Text],
-        dense: Dense | None,
-        link: str | None,
-        threads: int | None,
-    ) -> None:
-        self._trained = source if isinstance(source, Trained) else None
-        self._extractor = source.extractor if isinstance(source, Trained) else source
-        self._description = description
-        self._texts = parity_texts(texts, self._extractor.tokenizer)
-        self._dense = dense
-        self._link = link
-        self._threads = threads
-
-    def write(self, target: Path, overwrite: bool) -> Exported:
-        """Build the folder beside its place, and move it there if the graph answers as its source."""
-        with staged(target, overwrite=overwrite) as stage:
-            (stage / GRAPH).parent.mkdir()
-            size, inputs = self._trace(stage / GRAPH)
-            write_tokenizer(stage, self._extractor, inputs, self._texts)
-            write_config(stage, self._extractor, self._description)
-            session = open_session(stage / GRAPH, self._threads)
-            predictor = Predictor(self._description, stage / TOKENIZER, session, batching=_together)
-            exported = Exported(target, self._compare(predictor), size, self._time(predictor))
-            (stage / "README.md").write_text(self._card(exported), encoding="utf-8")
-            write_manifest(stage, self._manifest(exported.parity))
-        return exported
-
-    def _card(self, exported: Exported) -> str:
-        metrics = None if self._trained is None else self._trained.metrics
-        name = self._extractor.folder.resolved.name
-        return card(self._description, name, metrics, exported.parity, exported.latency, exported.size)
-
-    def _trace(self, path: Path) -> tuple[int, list[str]]:
-        from embedkit.export.graph import open_graph, write_graph
-
-        recipe = self._extractor.recipe
-        pooled = self._description.merges
-        graph: Graph = open_graph(self._extractor.folder, recipe, self._dense, self._link, pooled=pooled)
-        tokens = self._extractor.tokenizer.encode(self._texts[1:3] or self._texts)
-        examples = np.split(tokens.ids, tokens.offsets[1:-1])
-        return write_graph(graph, path, examples, recipe.pad_id), graph.inputs
-
-    def _compare(self, predictor: Predictor) -> Parity:
-        """Compare what was written, opened as the runtime does, with the source in torch, in float32."""
-        settings = replace(self._extractor.settings, device="cpu", threads=self._threads)
-        vectors = FeatureExtractor(settings).transform(self._texts).vectors
-        lengths = self._extractor.tokenizer.encode(self._texts).lengths
-        if self._trained is None:
-            return compare(self._texts, lengths, vectors, predictor.encode)
-        scores = self._trained.head.decision_function(vectors)
-        return compare(
-            self._texts, lengths, scores, predictor.decision_function, lambda s: self._description.decide(s)[1]
-        )
-
-    def _time(self, predictor: Predictor) -> Latency:
-        """Time one text of about the length of a sentence."""
-        lengths = self._extractor.tokenizer.encode(self._texts).lengths
-        place = int(np.abs(lengths - _SENTENCE).argmin())
-        text = [self._texts[place]]
-        answer = predictor.encode if self._trained is None else predictor.answer
-        return latency(lambda: answer(text), int(lengths[place]), self._threads)
-
-    def _manifest(self, parity: Parity) -> dict[str, Any]:
-        extractor, trained = self._extractor, self._trained
-        resolved = extractor.folder.resolved
-        manifest: dict[str, Any] = {
-            "kind": EXPORTED,
-            **self._description.to_json(),
-            "encoder": {
-                "name": resolved.name,
-                "repository": resolved.repository,
-                "commit": resolved.commit,
-                "weights": extractor.weights,
-                "space": extractor.space(self._description.input),
-            },
-            "parity": parity.to_json(),
-            "versions": installed(_VERSIONS),
-        }
-        if trained is not None:
-            manifest["label_dtype"] = trained.codec.dtype
-            manifest |= {
-                name: trained.about[name] for name in ("data", "seed", "head_settings") if name in trained.about
-            }
-        return manifest
+def _manifest(source: Source, parity: Parity) -> dict[str, Any]:
+    return {
+        "kind": EXPORTED,
+        **source.description.to_json(),
+        **source.about,
+        "parity": parity.to_json(),
+        "versions": installed(_VERSIONS),
+    }
 
 
 def _together(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
