@@ -1,18 +1,19 @@
-"""How fast one text is answered, for the card."""
+"""How fast one text is answered, and how many a second."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-WARM, RUNS = 5, 40
+_WARM, _RUNS = 5, 100
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,26 @@ class Latency:
     threads: int
     machine: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures."""
+        return asdict(self)
 
-def latency(answer: Callable[[], object], tokens: int, threads: int | None) -> Latency:
-    """Time `answer`, which answers one text of `tokens` tokens."""
-    for _ in range(WARM):
+
+def latencies(answers: Mapping[str, Callable[[], object]], tokens: int, threads: int | None) -> dict[str, Latency]:
+    """Time functions that answer one text of `tokens` tokens, by turns, so that all meet the same machine."""
+    for answer in [*answers.values()] * _WARM:
         answer()
-    taken = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        answer()
-        taken.append(1000 * (time.perf_counter() - start))
-    median, p99 = np.percentile(taken, [50, 99])
-    return Latency(tokens, float(median), float(p99), threads or os.cpu_count() or 1, processor())
+    taken: dict[str, list[float]] = {name: [] for name in answers}
+    for _ in range(_RUNS):
+        for name, answer in answers.items():
+            start = time.perf_counter()
+            answer()
+            taken[name].append(1000 * (time.perf_counter() - start))
+    found = {}
+    for name, times in taken.items():
+        median, p99 = np.percentile(times, [50, 99])
+        found[name] = Latency(tokens, float(median), float(p99), threads or os.cpu_count() or 1, processor())
+    return found
 
 
 def processor() -> str:

@@ -3,7 +3,7 @@
 The tests hold every figure equal to scikit-learn's and the exact interval equal to scipy's beta quantiles.
 """
 
-from embedkit.metrics.differences import paired_difference
+from embedkit.metrics.differences import grouped_difference, paired_difference
 from embedkit.metrics.intervals import clopper_pearson
 from embedkit.metrics.label_sets import multilabel
 from embedkit.metrics.multiclass import classification, confusion_matrix, macro_f1_interval, matthews_correlation
@@ -14,6 +14,7 @@ __all__ = [
     "clopper_pearson",
     "confusion_matrix",
     "expected_calibration",
+    "grouped_difference",
     "macro_f1_interval",
     "matthews_correlation",
     "multilabel",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def check_codes(given: Mapping[str, npt.ArrayLike], n_classes: int) -> list[Coun
     return columns
 
 
-def check_lengths(columns: Mapping[str, npt.NDArray[np.generic]]) -> None:
+def check_lengths(columns: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise `DataError` unless all have as many rows as the first, and that at least one."""
     (what, first), *others = columns.items()
     for name, column in others:

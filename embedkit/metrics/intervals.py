@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,12 @@ def percentiles(scores: Floats, level: float = 0.95) -> tuple[float, float]:
 
 
 def bootstrap(
-    patterns: npt.NDArray[np.uint8], rows: Counts, score: Callable[[Floats], Floats], *, resamples: int, seed: int
+    patterns: npt.NDArray[np.integer[Any]],
+    rows: Counts,
+    score: Callable[[Floats], Floats],
+    *,
+    resamples: int,
+    seed: int,
 ) -> Floats:
     """Score resampled rows by the sums of what each row counts for.
 
@@ -42,7 +48,7 @@ def bootstrap(
 
     Parameters
     ----------
-    patterns : numpy.ndarray of uint8, shape (K, S)
+    patterns : numpy.ndarray of integers, shape (K, S)
         What each distinct row adds to S sums.
     rows : numpy.ndarray of int64, shape (K,)
         How many rows are like it; n in all.

@@ -1,0 +1,107 @@
+"""Which rows an int8 graph is chosen and judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from embedkit.data import Dataset, LabelCodec, Split
+from embedkit.data.splits import has_label_sets
+from embedkit.data.text import counted
+from embedkit.errors import DataError, UsageError
+from embedkit.evaluation.judged import TRAIN, Classifier, split_to_judge
+from embedkit.export.verdict import MAX_DROP, Rows, Trial
+
+_SHARE = 0.1  # of train, where there is no validation split
+_VALIDATION = "validation"
+_FIT = 2000  # rows that an encoder's judge is fitted on
+
+
+def classifier_trial(
+    dataset: Dataset,
+    classifier: Classifier,
+    training: Callable[[], Dataset] | None,
+    *,
+    max_drop: float = MAX_DROP,
+) -> Trial:
+    """Return the rows for a classifier: its test rows, and others to choose on.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Labelled. Its test split is judged (`split_to_judge`).
+    classifier : Classifier
+    training : callable, optional
+        Opens the data that the classifier was trained on, which are asked for rows to choose on if `dataset` has
+        neither a validation nor a train split.
+    max_drop : float, default 0.01
+
+    Raises
+    ------
+    UsageError
+        There are no rows to choose on, or no test split.
+    DataError
+        Rows are not what the classifier reads.
+    """
+    test = split_to_judge(dataset, None, classifier)
+    seed = int(classifier.about.get("seed", 42))
+    choice = _choice(dataset, test, seed)
+    if choice is None and training is not None:
+        choice = _choice(training(), test, seed)
+    if choice is None:
+        raise UsageError(
+            f"{dataset.name} has no validation and no train split to choose the settings of int8 on; give a "
+            "folder with splits to --eval-data"
+        )
+    return Trial(_rows(choice, classifier.codec), _rows(test, classifier.codec), max_drop)
+
+
+def encoder_trial(dataset: Dataset, *, max_drop: float = MAX_DROP, seed: int = 42) -> Trial:
+    """Return the rows for an encoder: to fit a logistic regression on, to choose on, to judge on.
+
+    Raises
+    ------
+    UsageError
+        There is no train or no test split.
+    DataError
+        The rows are no labelled texts, or have several labels.
+    """
+    splits = dataset.splits(validation_share=_SHARE, seed=seed, columns=False)
+    for name in (TRAIN, _VALIDATION, "test"):
+        split = splits.get(name)
+        if split is None or not len(split):
+            raise UsageError(f"{dataset.name} has no {name} split; int8 of an encoder is judged by a classifier "
+                             "on its vectors, which needs a folder with splits or one file")  # fmt: skip
+        if split.kind != "text" or split.labels is None or has_label_sets(split.labels):
+            raise DataError(f"{split.source}: int8 of an encoder is judged on texts with one label each")
+    train = splits[TRAIN]
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(train))[:_FIT])
+    codec = LabelCodec.fit(train.labels or [])
+    fit, choice, test = (
+        _rows(split, codec) for split in (train.take(chosen), splits[_VALIDATION], splits["test"])
+    )
+    return Trial(choice, test, max_drop, fit)
+
+
+def _choice(dataset: Dataset, test: Split, seed: int) -> Split | None:
+    """Return the validation split, or else a tenth of train; None if there is neither, or all is judged."""
+    if dataset.single and test.name not in ("test", _VALIDATION):
+        return None
+    quiet = replace(dataset, notes=[])
+    return quiet.splits(validation_share=_SHARE, seed=seed, columns=False).get(_VALIDATION)
+
+
+def _rows(split: Split, codec: LabelCodec) -> Rows:
+    labels: Sequence[Any] = split.labels or []
+    source = f"{split.source} ({split.name}, {counted(len(split), 'row')})"
+    if split.kind == "tokens":
+        tags = [tag for sentence in labels for tag in sentence]
+        groups = np.repeat(np.arange(len(split)), [len(words) for words in split.inputs])
+        return Rows(split.inputs, codec.encode(tags, unknown="extend"), len(codec.extended(tags)), source, groups)
+    if has_label_sets(labels):
+        wide = codec.extended(label for some in labels for label in some)
+        return Rows(split.inputs, wide.encode_sets(labels), len(wide), source)
+    return Rows(split.inputs, codec.encode(labels, unknown="extend"), len(codec.extended(labels)), source)
