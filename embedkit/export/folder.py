@@ -10,11 +10,13 @@ from embedkit.artifact import write_json
 from embedkit.data.text import counted, printable
 from embedkit.export.parity import Input, Parity, encoded
 from embedkit.export.speed import Latency
+from embedkit.export.verdict import INT8, Verdict
 from embedkit.runtime.description import Description
 from embedkit.runtime.model_folder import TOKENIZER, ModelFacts, read_json
 from embedkit.runtime.tokens import Tokenizer
 
 GRAPH = "onnx/model.onnx"
+SMALL = "onnx/model_quantized.onnx"
 _SETTINGS = "tokenizer_config.json"
 GENERIC = "PreTrainedTokenizerFast"  # the class that takes all from tokenizer.json; transformers 4 and 5 know it
 _OWN_CLASSES = (None, "TokenizersBackend", "PreTrainedTokenizer")  # unknown to transformers 4, or abstract
@@ -144,6 +146,7 @@ def card(
     parity: Parity,
     latency: Latency,
     size: int,
+    int8: Verdict | None = None,
 ) -> str:
     """Return ``README.md``: what the folder is, how good, how large, how to use it.
 
@@ -158,6 +161,8 @@ def card(
     latency : Latency
     size : int
         Bytes of the graph.
+    int8 : Verdict, optional
+        Where one was asked for.
     """
     kind, what, call = _KINDS[description.task]
     count = counted(len(description.labels), "label")
@@ -179,6 +184,7 @@ def card(
         f"{counted(latency.threads, 'thread')} of {_code(latency.machine)}.",
         f"- Largest difference to torch on {parity.texts} texts of {parity.shortest} to {parity.longest} tokens: "
         f"{parity.difference:.1g}" + (", all labels equal." if description.labels else "."),
+        *_small(int8),
         *_reading(description),
         "",
         "```python",
@@ -190,6 +196,23 @@ def card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _small(verdict: Verdict | None) -> list[str]:
+    """Return how the int8 graph compares, or that it does not hold."""
+    if verdict is None:
+        return []
+    if not verdict.published:
+        return [f"- An int8 graph lost more than {verdict.max_drop:g} of {verdict.metric}, so there is none."]
+    compared, latency = verdict.comparison, verdict.latency[INT8]
+    low, high = compared["ci95"]
+    name = verdict.metric.replace("_", " ")
+    return [
+        f"- int8 (`{SMALL}`): {verdict.sizes[INT8] / 1e6:.1f} MB; one text {latency.median:.1f} ms (p99 "
+        f"{latency.p99:.1f}); {name} {compared['first']:.3f} beside {compared['second']:.3f} in float32 ("
+        f"difference {compared['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}) on "
+        f"{verdict.rows:,} rows; {verdict.labels_equal:.1%} of the answers are the same."
+    ]
 
 
 def _code(text: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,17 @@ from embedkit.artifact import installed, staged, write_manifest
 from embedkit.encoders import FeatureExtractor, ModelFolder
 from embedkit.errors import require
 from embedkit.export.finetuned import TaskSource
-from embedkit.export.folder import GRAPH, card, write_config, write_tokenizer
+from embedkit.export.folder import GRAPH, SMALL, card, write_config, write_tokenizer
 from embedkit.export.frozen import FrozenSource, Trained
+from embedkit.export.outcomes import answering
 from embedkit.export.parity import Input, Parity, compare, encoded
 from embedkit.export.source import Source
-from embedkit.export.speed import Latency, latency
+from embedkit.export.speed import Latency, latencies
+from embedkit.export.verdict import FLOAT, INT8, Answer, Trial, Verdict, decide_int8
+from embedkit.runtime.batching import plan
 from embedkit.runtime.manifest import EXPORTED
 from embedkit.runtime.model_folder import TOKENIZER
-from embedkit.runtime.predictor import Predictor
+from embedkit.runtime.predictor import Batching, Predictor
 from embedkit.runtime.session import open_session
 from embedkit.runtime.tokens import Text
 
@@ -41,16 +44,25 @@ class Exported:
         Bytes of the graph.
     latency : Latency
         Of one text, of about 25 tokens where there is one.
+    int8 : Verdict, optional
+        Where one was asked for.
     """
 
     folder: Path
     parity: Parity
     size: int
     latency: Latency
+    int8: Verdict | None = None
 
 
 def export_classifier(
-    trained: Trained, target: Path, texts: Sequence[Text], *, overwrite: bool = False, threads: int | None = None
+    trained: Trained,
+    target: Path,
+    texts: Sequence[Text],
+    *,
+    trial: Trial | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
 ) -> Exported:
     """Write a classifier as one graph from token ids to logits, with all that its folder needs.
 
@@ -61,6 +73,8 @@ def export_classifier(
         Where the folder shall be.
     texts : sequence of str, or of (str, str)
         Real ones, from which the texts of the parity check are chosen.
+    trial : Trial, optional
+        Also make an int8 graph, and publish it if it holds on these rows.
     overwrite : bool, default False
         Replace an embedkit folder that is there.
     threads : int, optional
@@ -75,7 +89,7 @@ def export_classifier(
         The target is there and may not be replaced.
     """
     _require_all()
-    return _export(FrozenSource(trained, texts), target, overwrite=overwrite, threads=threads)
+    return _export(FrozenSource(trained, texts), target, trial, overwrite=overwrite, threads=threads)
 
 
 def export_encoder(
@@ -83,6 +97,7 @@ def export_encoder(
     target: Path,
     texts: Sequence[str],
     *,
+    trial: Trial | None = None,
     overwrite: bool = False,
     threads: int | None = None,
 ) -> Exported:
@@ -91,7 +106,7 @@ def export_encoder(
     Parameters and errors are those of `export_classifier`.
     """
     _require_all()
-    return _export(FrozenSource(extractor, texts), target, overwrite=overwrite, threads=threads)
+    return _export(FrozenSource(extractor, texts), target, trial, overwrite=overwrite, threads=threads)
 
 
 def export_task_model(
@@ -101,6 +116,7 @@ def export_task_model(
     inputs: Sequence[Input],
     *,
     max_length: int | None = None,
+    trial: Trial | None = None,
     overwrite: bool = False,
     threads: int | None = None,
 ) -> Exported:
@@ -113,7 +129,7 @@ def export_task_model(
     task : {"sequence", "tokens"}
     inputs, max_length
         As for `embedkit.export.finetuned.TaskSource`.
-    target, overwrite, threads
+    target, trial, overwrite, threads
         As for `export_classifier`.
 
     Raises
@@ -125,7 +141,7 @@ def export_task_model(
     """
     _require_all()
     source = TaskSource(folder, task, inputs, max_length=max_length)
-    return _export(source, target, overwrite=overwrite, threads=threads)
+    return _export(source, target, trial, overwrite=overwrite, threads=threads)
 
 
 def _require_all() -> None:
@@ -133,7 +149,9 @@ def _require_all() -> None:
         require(module, extra="train", purpose="exporting to ONNX")
 
 
-def _export(source: Source, target: Path, *, overwrite: bool, threads: int | None) -> Exported:
+def _export(
+    source: Source, target: Path, trial: Trial | None, *, overwrite: bool, threads: int | None
+) -> Exported:
     """Build the folder beside its place, and move it there if the graph answers as its source."""
     with staged(target, overwrite=overwrite) as stage:
         (stage / GRAPH).parent.mkdir()
@@ -141,17 +159,41 @@ def _export(source: Source, target: Path, *, overwrite: bool, threads: int | Non
         size, names = _trace(source, stage / GRAPH)
         write_tokenizer(stage, source.folder, source.tokenizer, names, source.inputs)
         write_config(stage, source.folder.config, source.description)
-        session = open_session(stage / GRAPH, threads)
-        predictor = Predictor(source.description, stage / TOKENIZER, session, batching=_together)
+        opener = _opener(source, stage, threads)
+        predictor = opener(stage / GRAPH, batching=_together)
         lengths = encoded(source.tokenizer, source.inputs).lengths
         parity = compare(source.inputs, lengths, expected, source.answer_of(predictor), source.decide)
-        exported = Exported(target, parity, size, _time(source, predictor, lengths, threads))
-        said = card(
-            source.description, source.folder.resolved.name, source.metrics, parity, exported.latency, size
-        )
-        (stage / "README.md").write_text(said, encoding="utf-8")
-        write_manifest(stage, _manifest(source, parity))
+        one = _sentence(source, lengths)
+        exported = Exported(target, parity, size, _time(predictor, *one, threads))
+        if trial is not None:
+            exported = replace(exported, int8=_small(stage, trial, opener, one, threads))
+        (stage / "README.md").write_text(_card(source, exported), encoding="utf-8")
+        write_manifest(stage, _manifest(source, exported))
     return exported
+
+
+class _Opener(Protocol):
+    def __call__(self, graph: Path, *, batching: Batching = ...) -> Predictor: ...
+
+
+def _opener(source: Source, stage: Path, threads: int | None) -> _Opener:
+    """Return what opens a graph of the folder as the runtime does."""
+
+    def opened(graph: Path, *, batching: Batching = plan) -> Predictor:
+        session = open_session(graph, threads)
+        return Predictor(source.description, stage / TOKENIZER, session, batching=batching)
+
+    return opened
+
+
+def _small(stage: Path, trial: Trial, opener: _Opener, one: tuple[Input, int], threads: int | None) -> Verdict:
+    """Make the int8 graph, and leave it where it holds."""
+    answers = answering(trial.fit, opener(stage / GRAPH))
+
+    def opened(graph: Path) -> Answer:
+        return answers(opener(graph))
+
+    return decide_int8(trial, stage / GRAPH, stage / SMALL, opened, one, threads)
 
 
 def _trace(source: Source, path: Path) -> tuple[int, list[str]]:
@@ -164,25 +206,39 @@ def _trace(source: Source, path: Path) -> tuple[int, list[str]]:
     return write_graph(graph, path, examples, source.description.pad_id), graph.inputs
 
 
-def _time(source: Source, predictor: Predictor, lengths: NDArray[np.int64], threads: int | None) -> Latency:
-    """Time one text of about the length of a sentence."""
+def _sentence(source: Source, lengths: NDArray[np.int64]) -> tuple[Input, int]:
+    """Return an input of about the length of a sentence, and its tokens."""
     place = int(np.abs(lengths - _SENTENCE).argmin())
-    given: list[Any] = [source.inputs[place]]
+    return source.inputs[place], int(lengths[place])
+
+
+def _time(predictor: Predictor, given: Any, tokens: int, threads: int | None) -> Latency:  # noqa: ANN401 - a row
     answers: dict[str, Callable[[list[Any]], object]] = {
         "sequence": predictor.answer,
         "tokens": predictor.tag,
         "encoder": predictor.encode,
     }
-    answer = answers[source.description.task]
-    return latency(lambda: answer(given), int(lengths[place]), threads)
+    answer = answers[predictor.description.task]
+    return latencies({FLOAT: lambda: answer([given])}, tokens, threads)[FLOAT]
 
 
-def _manifest(source: Source, parity: Parity) -> dict[str, Any]:
+def _card(source: Source, exported: Exported) -> str:
+    name = source.folder.resolved.name
+    return card(
+        source.description, name, source.metrics, exported.parity, exported.latency, exported.size, exported.int8
+    )
+
+
+def _manifest(source: Source, exported: Exported) -> dict[str, Any]:
+    verdict = exported.int8
+    small = {INT8: SMALL} if verdict is not None and verdict.published else {}
+    description = replace(source.description, graphs={**source.description.graphs, **small})
     return {
         "kind": EXPORTED,
-        **source.description.to_json(),
+        **description.to_json(),
         **source.about,
-        "parity": parity.to_json(),
+        "parity": exported.parity.to_json(),
+        **({} if verdict is None else {INT8: verdict.to_json()}),
         "versions": installed(_VERSIONS),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from embedkit.runtime.windows import WindowMerger
 from embedkit.runtime.words import split_words
 
 BATCH_TOKENS = 1024  # most tokens of a batch: what the caches of a CPU core bear
+Batching: TypeAlias = Callable[[NDArray[np.int64], int], list[NDArray[np.int64]]]
 _HOLDS = {"sequence": "a classifier", "tokens": "a token classifier", "encoder": "an encoder"}
 _GIVES = {"sequence": "labels of texts", "tokens": "tags of words", "encoder": "vectors"}
 
@@ -99,7 +100,7 @@ class Predictor:
         session: Session,
         *,
         batch_tokens: int = BATCH_TOKENS,
-        batching: Callable[[NDArray[np.int64], int], list[NDArray[np.int64]]] = plan,
+        batching: Batching = plan,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.description = description
