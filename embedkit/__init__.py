@@ -41,6 +41,19 @@ def _require_learning(purpose: str) -> None:
         require(module, extra="train", purpose=purpose)
 
 
+def _refuse_exported(folder: str | Path) -> None:
+    from pathlib import Path
+
+    from embedkit.errors import ArtifactError
+    from embedkit.runtime.loading import answers_alone
+
+    if answers_alone(Path(folder)):
+        raise ArtifactError(
+            f"{folder} is an ONNX folder, which answers without what learns; open it with "
+            "embedkit.runtime.load(folder)"
+        )
+
+
 def load(
     folder: str | Path,
     *,
@@ -72,8 +85,10 @@ def load(
     InputMissingError
         The folder or its encoder is not there.
     ArtifactError
-        The folder is damaged, foreign or too new, or was trained in another feature space.
+        The folder is damaged, foreign or too new, or was trained in another feature space; or it is an ONNX
+        folder, which `embedkit.runtime.load` opens.
     """
+    _refuse_exported(folder)
     _require_learning("embedkit.load")
     from embedkit.estimators.embedding_classifier import EmbeddingClassifier
 

@@ -1,4 +1,4 @@
-"""``embedkit export-onnx``: a trained classifier, or an encoder, as a folder that answers without torch."""
+"""``embedkit export-onnx``: a classifier, of ours or of transformers, or an encoder, as a folder without torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from embedkit.errors import DataError, EmbedkitError, InputMissingError, UsageEr
 
 if TYPE_CHECKING:
     from embedkit.export import Exported
-    from embedkit.runtime.tokens import Text
+    from embedkit.export.parity import Input
 
 _ROWS = 4096  # texts that the parity check chooses from
+_KINDS = {"text": "texts", "pair": "pairs", "tokens": "lists of words"}
 
 
 def add(subparsers: options.Subparsers) -> None:
@@ -27,17 +28,25 @@ def add(subparsers: options.Subparsers) -> None:
         subparsers, "export-onnx", run, "write a trained classifier or an encoder as an ONNX folder"
     )
     parser.add_argument(
-        "folder", metavar="DIR|MODEL", help="a trained classifier; or an encoder: minilm, a folder, a hub id"
+        "folder",
+        metavar="DIR|MODEL",
+        help="a trained classifier; or a model of transformers, classifier or encoder: minilm, a folder, a hub id",
+    )
+    parser.add_argument(
+        "--task",
+        default="auto",
+        choices=("auto", "sequence", "tokens", "encoder"),
+        help="what a model of transformers is exported as (default auto: by the architecture in its config.json)",
     )
     group = parser.add_argument_group("parity")
     group.add_argument(
         "--parity-data", metavar="DATA", help="whose texts the graph is compared on (default: the training data)"
     )
-    for role in ("text", "pair"):
+    for role in ("text", "pair", "tokens"):
         group.add_argument(f"--{role}-column", metavar="NAME", help=f"column of the {role} in it")
     group.add_argument("--threads", type=int, metavar="N", help="of the comparison")
     parser.add_argument("-m", "--model", help="where the encoder of the classifier is now, if it has moved")
-    encoder = parser.add_argument_group("of an encoder (a classifier has its own)")
+    encoder = parser.add_argument_group("of a model (a trained classifier has its own)")
     encoder.add_argument("--pooling", help="cls, mean, max, last, mean_sqrt_len, pooler, or joins (cls+mean)")
     encoder.add_argument("--normalize", default=None, action=argparse.BooleanOptionalAction, help="to length 1")
     encoder.add_argument("--max-length", type=int, metavar="N", help="most tokens of a text")
@@ -53,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     kind = kind_of(Path(args.folder))
     if kind == EXPORTED:
         raise UsageError(f"{args.folder} is an exported folder already")
-    exported = _encoder(args) if kind is None else _classifier(args)
+    exported = _model(args) if kind is None else _classifier(args)
     _report(args, exported)
     return 0
 
@@ -62,24 +71,46 @@ def _classifier(args: argparse.Namespace) -> Exported:
     from embedkit.estimators.frozen import load_frozen
     from embedkit.export import Trained, export_classifier
 
-    _refuse_encoder_flags(args)
+    _refuse(args, "task", "pooling", "normalize", "max_length", why="is a trained classifier, which is settled")
     _require(args)
     folder = Path(args.folder)
     found = load_frozen(folder, model=args.model, store=False, device="cpu", threads=args.threads)
     metrics = _metrics(folder)
-    texts = _texts(args, found.kind, _training_data(args, metrics))
+    texts: Any = _inputs(args, (found.kind,), _training_data(args, metrics))
     trained = Trained(found.extractor, found.head, found.codec, found.kind, found.thresholds, found.about, metrics)
     return export_classifier(trained, Path(args.output), texts, overwrite=args.overwrite, threads=args.threads)
 
 
-def _encoder(args: argparse.Namespace) -> Exported:
-    from embedkit.export import export_encoder
-
+def _model(args: argparse.Namespace) -> Exported:
+    """Export a model of transformers, as the task that its configuration or the user names."""
     _require(args)
-    from embedkit.encoders import EncoderSettings, FeatureExtractor
+    from embedkit.encoders import read_folder
+    from embedkit.export import export_task_model, task_of_folder
+    from embedkit.hub import resolve_model
 
     if args.model:
-        raise UsageError("--model is where the encoder of a classifier is; name an encoder in place of DIR")
+        raise UsageError("--model is where the encoder of a classifier is; name a model in place of DIR")
+    folder = read_folder(resolve_model(args.folder))
+    task = task_of_folder(folder) if args.task == "auto" else args.task
+    if task == "encoder":
+        return _encoder(args)
+    _refuse(args, "pooling", "normalize", why="is exported as a classifier, which has no pooling to choose")
+    kinds = ("text", "tokens") if task == "tokens" else ("text", "pair")
+    return export_task_model(
+        folder,
+        task,
+        Path(args.output),
+        _inputs(args, kinds, _parity_data(args)),
+        max_length=args.max_length,
+        overwrite=args.overwrite,
+        threads=args.threads,
+    )
+
+
+def _encoder(args: argparse.Namespace) -> Exported:
+    from embedkit.encoders import EncoderSettings, FeatureExtractor
+    from embedkit.export import export_encoder
+
     settings = EncoderSettings(
         args.folder,
         pooling=args.pooling,
@@ -89,9 +120,7 @@ def _encoder(args: argparse.Namespace) -> Exported:
         threads=args.threads,
     )
     extractor = FeatureExtractor(settings)
-    if args.parity_data is None:
-        raise UsageError("an encoder has no training data to be compared on; give texts with --parity-data FILE")
-    texts: Any = _texts(args, "text", args.parity_data)
+    texts: Any = _inputs(args, ("text",), _parity_data(args))
     return export_encoder(extractor, Path(args.output), texts, overwrite=args.overwrite, threads=args.threads)
 
 
@@ -102,11 +131,20 @@ def _require(args: argparse.Namespace) -> None:
         require(module, extra="train", purpose=f"embedkit {args.command}")
 
 
-def _refuse_encoder_flags(args: argparse.Namespace) -> None:
-    flags = {"--pooling": args.pooling, "--normalize": args.normalize, "--max-length": args.max_length}
-    given = [flag for flag, value in flags.items() if value is not None]
+def _refuse(args: argparse.Namespace, *names: str, why: str) -> None:
+    given = [name for name in names if getattr(args, name) != args.parser.get_default(name)]
     if given:
-        raise UsageError(f"{args.folder} is a trained classifier, whose encoder is settled; leave out {given[0]}")
+        raise UsageError(f"{args.folder} {why}; leave out --{given[0].replace('_', '-')}")
+
+
+def _parity_data(args: argparse.Namespace) -> str:
+    if args.parity_data is None:
+        raise UsageError(
+            f"it is not known what {args.folder} was trained on; give texts to compare the graph on with "
+            "--parity-data FILE"
+        )
+    given: str = args.parity_data
+    return given
 
 
 def _metrics(folder: Path) -> dict[str, Any] | None:
@@ -120,35 +158,28 @@ def _metrics(folder: Path) -> dict[str, Any] | None:
 
 def _training_data(args: argparse.Namespace, metrics: dict[str, Any] | None) -> str:
     """Return the data whose texts the graph is compared on."""
-    if args.parity_data is not None:
-        given: str = args.parity_data
-        return given
-    data = (metrics or {}).get("settings", {}).get("data")
-    if not isinstance(data, str):
-        raise UsageError(
-            f"{args.folder} does not say what it was trained on; give texts to compare the graph on with "
-            "--parity-data FILE"
-        )
-    return data
+    data = args.parity_data or (metrics or {}).get("settings", {}).get("data")
+    return data if isinstance(data, str) else _parity_data(args)
 
 
-def _texts(args: argparse.Namespace, kind: str, data: str) -> Sequence[Text]:
-    """Read the first texts of some data, of its train split where there is one."""
+def _inputs(args: argparse.Namespace, kinds: Sequence[str], data: str) -> Sequence[Input]:
+    """Read the first inputs of some data, of its train split where there is one."""
     from embedkit.data import Columns, open_dataset
 
     try:
-        columns = Columns(text=args.text_column, pair=args.pair_column)
+        columns = Columns(text=args.text_column, pair=args.pair_column, tokens=args.tokens_column)
         dataset = open_dataset(data, columns=columns, labels="none", missing_text="drop")
-        if dataset.kind != kind:
-            raise DataError(f"{data} holds {dataset.kind}s, but {args.folder} reads {kind}s")
+        if dataset.kind not in kinds:
+            read = " or ".join(_KINDS[kind] for kind in kinds)
+            raise DataError(f"{data} holds {_KINDS[dataset.kind]}, but {args.folder} reads {read}")
         source = dataset.sources.get("train") or next(iter(dataset.sources.values()))
         inputs: list[Any] = list(islice((text for chunk in source.chunks() for text in chunk.inputs), _ROWS))
         return inputs
     except EmbedkitError as error:
         if args.parity_data is not None:
             raise
-        kinds = InputMissingError if isinstance(error, InputMissingError) else UsageError
-        raise kinds(
+        kind = InputMissingError if isinstance(error, InputMissingError) else UsageError
+        raise kind(
             f"the data that {args.folder} was trained on cannot be read here ({error}); give texts to compare the "
             "graph on with --parity-data FILE"
         ) from error

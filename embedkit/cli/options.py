@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from embedkit.cli.output import inert
 from embedkit.errors import UsageError
@@ -14,12 +14,13 @@ from embedkit.errors import UsageError
 if TYPE_CHECKING:
     from embedkit.data import Dataset, Split
     from embedkit.encoders import EncoderSettings, FeatureExtractor
-    from embedkit.estimators.exported import ExportedClassifier
+    from embedkit.estimators.exported import ExportedClassifier, ExportedTagger
     from embedkit.estimators.frozen import FrozenClassifier
     from embedkit.heads import Decision, HeadSpec
     from embedkit.runtime.tokens import Tokenizer
     from embedkit.store import FeatureStore
 
+E = TypeVar("E")
 Subparsers = Any  # argparse has no public name for it
 Command = Callable[[argparse.Namespace], int]
 DEFAULT_MODEL = "minilm"
@@ -283,21 +284,33 @@ def place_of(args: argparse.Namespace) -> str | bool | None:
 
 def classifier_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier:
     """Open the classifier, trained or exported, that the flags name."""
-    from embedkit.runtime.manifest import CLASSIFIER, EXPORTED, kind_of, read_manifest
+    from embedkit.estimators.exported import load_exported
+
+    return _opened(args, load_exported)
+
+
+def answerer_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier | ExportedTagger:
+    """Open what the flags name as `classifier_of` does, also a classifier of words."""
+    from embedkit.estimators.exported import open_exported
+
+    return _opened(args, open_exported)
+
+
+def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassifier | E:
+    from embedkit.runtime.loading import answers_alone
+    from embedkit.runtime.manifest import CLASSIFIER, kind_of, read_manifest
 
     folder = Path(args.folder)
-    kind = kind_of(folder)
-    if kind == EXPORTED:
-        return _exported_of(args)
-    if kind != CLASSIFIER:  # said before a package is asked for that would not help
+    if answers_alone(folder):
+        _refuse_useless(args)
+        return opener(folder, threads=args.threads, batch_tokens=args.batch_tokens)
+    if kind_of(folder) != CLASSIFIER:  # said before a package is asked for that would not help
         read_manifest(folder, kind=CLASSIFIER)
     return trained_of(args, args.folder, args.model)
 
 
-def _exported_of(args: argparse.Namespace) -> ExportedClassifier:
-    """Open an exported folder; refuse what it has in itself or does without."""
-    from embedkit.estimators.exported import load_exported
-
+def _refuse_useless(args: argparse.Namespace) -> None:
+    """Refuse what an exported folder has in itself or does without."""
     useless = {"--model": args.model, "--store": args.store, "--device": args.device not in ("auto", "cpu")}
     given = [flag for flag, value in useless.items() if value]
     if given:
@@ -305,7 +318,6 @@ def _exported_of(args: argparse.Namespace) -> ExportedClassifier:
             f"{args.folder} is an exported folder, which holds its encoder and runs on the CPU; leave out "
             f"{', '.join(given)}"
         )
-    return load_exported(Path(args.folder), threads=args.threads, batch_tokens=args.batch_tokens)
 
 
 def trained_of(args: argparse.Namespace, folder: str, model: str | None) -> FrozenClassifier:

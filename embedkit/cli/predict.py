@@ -20,10 +20,21 @@ if TYPE_CHECKING:
 
     from embedkit.data import Dataset
     from embedkit.encoders import Extraction
-    from embedkit.estimators.exported import ExportedClassifier, ExportedPredictions, Reading
+    from embedkit.estimators.exported import (
+        ExportedClassifier,
+        ExportedPredictions,
+        ExportedTagger,
+        Reading,
+        Tagged,
+    )
     from embedkit.estimators.frozen import FrozenClassifier, Predictions
 
 _BYTES = 1 << 16  # of stdin at once; fewer where fewer are there, so that no answer waits for the next text
+
+
+# What data may hold for a model that reads texts, pairs, lists of words, or says nothing about it.
+_READS = {"text": ("text",), "pair": ("pair",), "tokens": ("text", "tokens"), "any": ("text", "pair")}
+_KINDS = {"text": "texts", "pair": "pairs of texts", "tokens": "lists of words"}
 
 
 class _Chunk(NamedTuple):
@@ -35,17 +46,17 @@ class _Chunk(NamedTuple):
 def add(subparsers: options.Subparsers) -> None:
     """Add the command."""
     parser = options.command(
-        subparsers, "predict", run, "print the label of texts, one JSON object a line, in input order"
+        subparsers, "predict", run, "print the labels of texts or words, one JSON object a line, in input order"
     )
     parser.intermixed = True
-    parser.add_argument("folder", metavar="DIR", help="a trained classifier")
+    parser.add_argument("folder", metavar="DIR", help="a trained classifier, or an ONNX folder")
     parser.add_argument(
         "texts", metavar="TEXT", nargs="*", help="texts; for pairs two each; - reads lines of stdin"
     )
     parser.add_argument(
         "--input", metavar="FILE", help="a data file whose columns are kept; - reads lines of stdin"
     )
-    for role in ("text", "pair"):
+    for role in ("text", "pair", "tokens"):
         parser.add_argument(f"--{role}-column", metavar="NAME", help=f"column of the {role}")
     parser.add_argument("--encoding", default="utf-8", help="of --input or stdin (default utf-8)")
     parser.add_argument("--missing-text", default="error", choices=("error", "empty", "drop"))
@@ -58,30 +69,45 @@ def run(args: argparse.Namespace) -> int:
     """Predict chunk by chunk."""
     if bool(args.texts) == bool(args.input):
         raise UsageError("give texts, or --input FILE, and not both; - reads lines of stdin")
-    classifier = options.classifier_of(args)
-    pairs = classifier.kind == "pair"
+    model = options.answerer_of(args)
+    pairs = model.kind == "pair"
     notes: list[str] = []
     if args.input == "-" or args.texts == ["-"]:
         chunks = _stdin(args, pairs)
     elif args.input:
-        chunks = _file(args, pairs, notes)
+        chunks = _file(args, _READS[model.kind], notes)
     else:
         chunks = iter([_Chunk(_pairs(args.texts) if pairs else args.texts, None, {})])
     rows = truncated = empty = 0
     for chunk in chunks:
-        done = _answer(classifier, chunk)
+        done = _answer(model, chunk)
         rows, truncated, empty = rows + done.rows, truncated + done.truncated, empty + done.empty
         sys.stdout.flush()
-    tell_notes(args, [*notes, *classifier.remarks(rows, truncated, empty)])
+    tell_notes(args, [*notes, *model.remarks(rows, truncated, empty)])
     return 0
 
 
-def _answer(classifier: FrozenClassifier | ExportedClassifier, chunk: _Chunk) -> Extraction | Reading:
-    predictions = classifier.predict(chunk.inputs, rows=chunk.rows)
-    for place, answer in enumerate(answers(classifier, predictions)):
+def _answer(model: FrozenClassifier | ExportedClassifier | ExportedTagger, chunk: _Chunk) -> Extraction | Reading:
+    from embedkit.estimators.exported import ExportedTagger
+
+    done: Extraction | Reading
+    if isinstance(model, ExportedTagger):
+        tagged = model.predict(chunk.inputs, rows=chunk.rows)
+        found, done = tagged_answers(tagged), tagged.extraction
+    else:
+        predictions = model.predict(chunk.inputs, rows=chunk.rows)
+        found, done = answers(model, predictions), predictions.extraction
+    for place, answer in enumerate(found):
         kept = {name: _plain(values[place]) for name, values in chunk.columns.items()}
         emit({**_renamed(kept, answer), **answer})
-    return predictions.extraction
+    return done
+
+
+def tagged_answers(tagged: Tagged) -> Iterator[dict[str, Any]]:
+    """Yield words, tags, their probabilities, and the entities where tags make some, for each input."""
+    for place, words in enumerate(tagged.words):
+        answer = {"tokens": words, "tags": tagged.tags[place], "scores": tagged.scores[place]}
+        yield answer if tagged.entities is None else {**answer, "entities": tagged.entities[place]}
 
 
 def answers(
@@ -188,7 +214,7 @@ def _pair(line: str, row: int) -> tuple[str, str]:
     return first, second
 
 
-def _file(args: argparse.Namespace, pairs: bool, notes: list[str]) -> Iterator[_Chunk]:
+def _file(args: argparse.Namespace, kinds: Sequence[str], notes: list[str]) -> Iterator[_Chunk]:
     """Read a file chunk by chunk; `notes` are complete at its end."""
     if _has_no_rows(args):
         return
@@ -196,12 +222,13 @@ def _file(args: argparse.Namespace, pairs: bool, notes: list[str]) -> Iterator[_
     if len(dataset.sources) > 1:
         raise UsageError(f"{args.input} has several splits; give one file")
     (source,) = dataset.sources.values()
-    if (dataset.kind == "pair") != pairs:
-        wanted = "pairs of texts" if pairs else "texts"
-        raise DataError(f"{args.input} holds {dataset.kind}s, but this classifier reads {wanted}; "
-                        "name the columns with --text-column and --pair-column")  # fmt: skip
+    if dataset.kind not in kinds:
+        wanted = " or ".join(_KINDS[kind] for kind in kinds)
+        raise DataError(f"{args.input} holds {_KINDS[dataset.kind]}, but this classifier reads {wanted}; "
+                        "name the columns with --text-column, --pair-column or --tokens-column")  # fmt: skip
+    words = source.roles.inputs if dataset.kind == "tokens" else ()  # the answer has them
     for chunk in source.chunks():
-        yield _Chunk(chunk.inputs, chunk.rows, chunk.columns)
+        yield _Chunk(chunk.inputs, chunk.rows, {n: v for n, v in chunk.columns.items() if n not in words})
     notes.extend(dataset.notes)
 
 
@@ -222,7 +249,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
     return open_dataset(
         args.input,
-        columns=Columns(text=args.text_column, pair=args.pair_column),
+        columns=Columns(text=args.text_column, pair=args.pair_column, tokens=args.tokens_column),
         encoding=args.encoding,
         missing_text=args.missing_text,
         bad_unicode=args.bad_unicode,

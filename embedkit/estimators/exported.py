@@ -1,23 +1,28 @@
-"""An exported folder with the face of a trained classifier; imports what the base install has."""
+"""An exported folder, or an ONNX folder of others, with the face of a trained one, on the base install alone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.data.labels import LabelCodec
 from embedkit.data.text import counted
-from embedkit.errors import ArtifactError
+from embedkit.errors import ArtifactError, UsageError
 from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.description import Label
+from embedkit.runtime.entities import FoundEntity, has_spans, locate_entities
 from embedkit.runtime.loading import load
 from embedkit.runtime.predictor import BATCH_TOKENS, Predictor
-from embedkit.runtime.tokens import Text
+from embedkit.runtime.texts import check_texts
+from embedkit.runtime.tokens import Text, Words
+from embedkit.runtime.words import Span, split_words
 
 _ROWS = 2048  # between two reports of progress
 
@@ -62,7 +67,7 @@ class ExportedClassifier:
 
     @property
     def kind(self) -> str:
-        """What an input is: ``"text"`` or ``"pair"``."""
+        """What an input is: ``"text"`` or ``"pair"``, or ``"any"`` of them where the folder does not say."""
         return self.predictor.description.input
 
     @property
@@ -120,6 +125,86 @@ class ExportedClassifier:
         return said
 
 
+class Tagged(NamedTuple):
+    """Answers for the words of sentences, in input order.
+
+    Attributes
+    ----------
+    words : list of list of str
+        As they were given, or as a text was split.
+    tags, scores : list of list
+        As `embedkit.runtime.TokenAnswers` has them.
+    entities : list of list of dict, or None
+        As `embedkit.runtime.Predictor.entities` has them; of words that were given, in their text with a blank
+        between two. None where tags stand for single words.
+    extraction : Reading
+        `truncated` and `empty` count words.
+    """
+
+    words: list[list[str]]
+    tags: list[list[Label | None]]
+    scores: list[list[float | None]]
+    entities: list[list[FoundEntity]] | None
+    extraction: Reading
+
+
+@dataclass(eq=False)
+class ExportedTagger:
+    """An opened folder whose graph answers for each word.
+
+    Attributes
+    ----------
+    predictor : Predictor
+    load_seconds : float
+        Wall time of opening it.
+    """
+
+    predictor: Predictor
+    load_seconds: float = 0.0
+    kind: str = "tokens"
+
+    def predict(self, inputs: Sequence[str | Words], *, rows: NDArray[np.int64] | None = None) -> Tagged:
+        """Tag texts, which are split into words, or lists of words; `rows` are what messages call them."""
+        start = time.perf_counter()
+        if inputs and isinstance(inputs[0], str):
+            texts = cast("Sequence[str]", inputs)
+            check_texts(texts, None if rows is None else rows.tolist())
+            spans = [split_words(text) for text in texts]
+            sentences = [[text[a:b] for a, b in some] for text, some in zip(texts, spans, strict=True)]
+        else:
+            sentences = [list(words) for words in inputs]
+            texts = [" ".join(words) for words in sentences]
+            spans = [_spans_of(words) for words in sentences]
+        found = self.predictor.tag(sentences, rows=rows)
+        entities = None
+        if has_spans(self.predictor.labels):
+            each = zip(texts, spans, found.tags, found.scores, strict=True)
+            entities = [locate_entities(*one) for one in each]
+        cost = Reading(len(inputs), int(found.truncated.sum()), int(found.empty.sum()))
+        cost.seconds, cost.load_seconds = time.perf_counter() - start, self.load_seconds
+        return Tagged(sentences, found.tags, found.scores, entities, cost)
+
+    def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
+        """Say how many words of some inputs were not read."""
+        said, limit = [], self.predictor.description.max_length
+        if truncated:
+            said.append(
+                f"{counted(truncated, 'word')} of {counted(rows, 'input')} lie beyond the {limit} tokens that the "
+                "model reads, and have no score"
+            )
+        if empty:
+            said.append(
+                f"{counted(empty, 'word')} of {counted(rows, 'input')} hold nothing that the tokenizer knows"
+            )
+        return said
+
+
+def _spans_of(words: Sequence[str]) -> list[Span]:
+    """Return where words are in their text with a blank between two."""
+    ends = accumulate(len(word) + 1 for word in words)
+    return [(end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True)]
+
+
 def _joined(parts: Sequence[NDArray[np.floating[Any]] | None]) -> NDArray[np.floating[Any]] | None:
     there = [part for part in parts if part is not None]
     return np.concatenate(there) if there else None
@@ -128,9 +213,35 @@ def _joined(parts: Sequence[NDArray[np.floating[Any]] | None]) -> NDArray[np.flo
 def load_exported(
     folder: Path, *, precision: str = "float32", threads: int | None = None, batch_tokens: int | None = None
 ) -> ExportedClassifier:
-    """Open an exported classifier; parameters and errors are those of `embedkit.runtime.load`."""
+    """Open a classifier of texts or pairs; parameters and errors are those of `embedkit.runtime.load`.
+
+    Raises
+    ------
+    UsageError
+        The folder holds a token classifier or an encoder.
+    """
+    found = open_exported(folder, precision=precision, threads=threads, batch_tokens=batch_tokens)
+    if isinstance(found, ExportedTagger):
+        raise UsageError(
+            f"{folder} is a token classifier: embedkit predict answers with it, and nothing else does so far"
+        )
+    return found
+
+
+def open_exported(
+    folder: Path, *, precision: str = "float32", threads: int | None = None, batch_tokens: int | None = None
+) -> ExportedClassifier | ExportedTagger:
+    """Open a classifier of texts, pairs or words; parameters and errors are those of `embedkit.runtime.load`.
+
+    Raises
+    ------
+    UsageError
+        The folder holds an encoder.
+    """
     start = time.perf_counter()
     predictor = load(folder, precision, threads, batch_tokens=batch_tokens or BATCH_TOKENS)
+    if predictor.description.task == "tokens":
+        return ExportedTagger(predictor, time.perf_counter() - start)
     predictor.require("sequence")
     codec = _codec(folder, predictor)
     return ExportedClassifier(predictor, codec, time.perf_counter() - start)

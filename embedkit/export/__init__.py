@@ -5,7 +5,8 @@ Importing this package imports no torch; its functions do.
 
 from __future__ import annotations
 
+from embedkit.export.finetuned import task_of_folder
 from embedkit.export.frozen import Trained
 from embedkit.export.publish import Exported, export_classifier, export_encoder, export_task_model
 
-__all__ = ["Exported", "Trained", "export_classifier", "export_encoder", "export_task_model"]
+__all__ = ["Exported", "Trained", "export_classifier", "export_encoder", "export_task_model", "task_of_folder"]

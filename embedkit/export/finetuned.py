@@ -17,7 +17,7 @@ from embedkit.export.folder import GRAPH, splits_alike, transformers_tokenizer
 from embedkit.export.parity import Input, encoded, parity_inputs
 from embedkit.export.source import Answer
 from embedkit.runtime.description import Description
-from embedkit.runtime.model_folder import is_multi_label, labels_of
+from embedkit.runtime.model_folder import is_multi_label, labels_of, task_of
 from embedkit.runtime.predictor import Predictor
 from embedkit.runtime.tokens import Tokenizer
 from embedkit.runtime.words import split_words
@@ -138,6 +138,16 @@ class TaskSource:
         if self.description.task == "tokens":
             return np.asarray(values.argmax(axis=1))
         return self.description.decide(self.description.scores(values))[1]
+
+
+def task_of_folder(folder: ModelFolder) -> str:
+    """Return what a folder is exported as: ``"sequence"`` or ``"tokens"`` for a classifier, else ``"encoder"``.
+
+    A sentence-transformers model is an encoder, whatever its configuration was once for.
+    """
+    if (folder.resolved.folder / "modules.json").exists():
+        return "encoder"
+    return task_of(folder.config) or "encoder"
 
 
 def _as_words(inputs: Sequence[Input]) -> list[Input]:
