@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from embedkit.data import LabelCodec, open_dataset
 from embedkit.errors import DataError, ExportError, UsageError
-from embedkit.evaluation.trial import classifier_trial, encoder_trial
+from embedkit.evaluation.trial import classifier_trial, encoder_trial, tokens_trial
 from embedkit.export.quantize import Setting, int8_rows, quantize, settings, vnni
 from embedkit.export.verdict import FEW, Outcome, Rows, Trial, Verdict, decide_int8, verdict_text
 from embedkit.metrics import grouped_difference, paired_difference
@@ -353,3 +354,31 @@ def test_an_encoder_is_judged_by_a_classifier_of_train(tmp_path: Path) -> None:
     assert not parts[0] & parts[1]
     with pytest.raises(UsageError, match="no test split"):
         encoder_trial(open_dataset(str(write(tmp_path / "e", train=40))))
+
+
+def test_words_are_judged_in_their_sentences(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for name, rows in {"train": 20, "test": 3}.items():
+        lines = [
+            json.dumps({"tokens": [name, str(i)], "tags": ["B-X", "O" if i else "B-NEW"]}) for i in range(rows)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    codec = LabelCodec(("B-X", "O"), "str")
+    trial = tokens_trial(open_dataset(str(folder), task="tokens"), codec)
+    assert trial.test.inputs == [["test", "0"], ["test", "1"], ["test", "2"]]
+    assert trial.test.true.tolist() == [0, 2, 0, 1, 0, 1]
+    assert trial.test.groups is not None
+    assert trial.test.groups.tolist() == [0, 0, 1, 1, 2, 2]
+    assert len(trial.choice.inputs) == 2
+    (folder / "test.jsonl").unlink()
+    with pytest.raises(UsageError, match="needs a test split"):
+        tokens_trial(open_dataset(str(folder), task="tokens"), codec)
+
+
+def test_labels_of_another_kind_are_said(tmp_path: Path) -> None:
+    data = open_dataset(str(write(tmp_path / "d", train=40, test=10)))
+    other = Trained()
+    other.codec = LabelCodec(("LABEL_0", "LABEL_1"), "str")
+    with pytest.raises(DataError, match="its labels are 'a', 'b', and the classifier gives 'LABEL_0', 'LABEL_1'"):
+        classifier_trial(data, other, None)

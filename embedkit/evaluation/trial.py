@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from embedkit.data import Dataset, LabelCodec, Split
+from embedkit.data.labels import sorted_labels
 from embedkit.data.splits import has_label_sets
-from embedkit.data.text import counted
+from embedkit.data.text import counted, names_of
 from embedkit.errors import DataError, UsageError
 from embedkit.evaluation.judged import TRAIN, Classifier, split_to_judge
 from embedkit.export.verdict import MAX_DROP, Rows, Trial
@@ -59,6 +60,27 @@ def classifier_trial(
     return Trial(_rows(choice, classifier.codec), _rows(test, classifier.codec), max_drop)
 
 
+def tokens_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float = MAX_DROP, seed: int = 42) -> Trial:
+    """Return the rows for a classifier of words: sentences of test, and of validation or a tenth of train.
+
+    Raises
+    ------
+    UsageError
+        There is no test split, or none to choose on.
+    DataError
+        The rows are not lists of words with tags that the classifier gives.
+    """
+    splits = dataset.splits(validation_share=_SHARE, seed=seed, columns=False)
+    test, choice = splits.get("test"), splits.get(_VALIDATION)
+    if test is None or choice is None:
+        raise UsageError(
+            f"{dataset.name} needs a test split, and a validation or a train split beside it, to judge int8 on"
+        )
+    if test.kind != "tokens":
+        raise DataError(f"{test.source} holds no lists of words, which this classifier reads")
+    return Trial(_rows(choice, codec), _rows(test, codec), max_drop)
+
+
 def encoder_trial(dataset: Dataset, *, max_drop: float = MAX_DROP, seed: int = 42) -> Trial:
     """Return the rows for an encoder: to fit a logistic regression on, to choose on, to judge on.
 
@@ -95,13 +117,19 @@ def _choice(dataset: Dataset, test: Split, seed: int) -> Split | None:
 
 
 def _rows(split: Split, codec: LabelCodec) -> Rows:
+    """Return the rows of a labelled split, if training knew any of its labels."""
     labels: Sequence[Any] = split.labels or []
     source = f"{split.source} ({split.name}, {counted(len(split), 'row')})"
+    listed = split.kind == "tokens" or has_label_sets(labels)
+    every = [label for some in labels for label in some] if listed else labels
+    if every and not set(every) & set(codec.classes):
+        raise DataError(
+            f"{source}: its labels are {names_of(sorted_labels(set(every)))}, and the classifier gives "
+            f"{names_of(codec.classes)}, so nothing can be judged on it"
+        )
+    wide = codec.extended(every)
     if split.kind == "tokens":
-        tags = [tag for sentence in labels for tag in sentence]
         groups = np.repeat(np.arange(len(split)), [len(words) for words in split.inputs])
-        return Rows(split.inputs, codec.encode(tags, unknown="extend"), len(codec.extended(tags)), source, groups)
-    if has_label_sets(labels):
-        wide = codec.extended(label for some in labels for label in some)
-        return Rows(split.inputs, wide.encode_sets(labels), len(wide), source)
-    return Rows(split.inputs, codec.encode(labels, unknown="extend"), len(codec.extended(labels)), source)
+        return Rows(split.inputs, wide.encode(every), len(wide), source, groups)
+    true = wide.encode_sets(labels) if listed else wide.encode(every)
+    return Rows(split.inputs, true, len(wide), source)
