@@ -15,7 +15,10 @@ from embedkit.cli.output import emit, say, show
 from embedkit.errors import DataError, EmbedkitError, InputMissingError, UsageError
 
 if TYPE_CHECKING:
-    from embedkit.export import Exported
+    from embedkit.data import Dataset
+    from embedkit.encoders import ModelFolder
+    from embedkit.estimators.frozen import FrozenClassifier
+    from embedkit.export import Exported, Trial
     from embedkit.export.parity import Input
 
 _ROWS = 4096  # texts that the parity check chooses from
@@ -42,9 +45,24 @@ def add(subparsers: options.Subparsers) -> None:
     group.add_argument(
         "--parity-data", metavar="DATA", help="whose texts the graph is compared on (default: the training data)"
     )
-    for role in ("text", "pair", "tokens"):
-        group.add_argument(f"--{role}-column", metavar="NAME", help=f"column of the {role} in it")
     group.add_argument("--threads", type=int, metavar="N", help="of the comparison")
+    group = parser.add_argument_group("int8")
+    group.add_argument(
+        "--int8", action="store_true", help="also an int8 graph, published if it holds on labelled rows"
+    )
+    group.add_argument(
+        "--eval-data",
+        metavar="DATA",
+        help="those rows: its test split judges, its validation split (or a tenth of train) chooses the settings "
+        "(default: the training data)",
+    )
+    group.add_argument(
+        "--max-drop", type=float, metavar="X", help="largest loss of accuracy that is allowed (default 0.01)"
+    )
+    group = parser.add_argument_group("columns of these data")
+    for role in ("text", "pair", "label", "tokens", "tags"):
+        group.add_argument(f"--{role}-column", metavar="NAME", help=f"column of the {role}")
+    group.add_argument("--label-separator", metavar="S", help='several labels a row, such as ";"')
     parser.add_argument("-m", "--model", help="where the encoder of the classifier is now, if it has moved")
     encoder = parser.add_argument_group("of a model (a trained classifier has its own)")
     encoder.add_argument("--pooling", help="cls, mean, max, last, mean_sqrt_len, pooler, or joins (cls+mean)")
@@ -59,12 +77,20 @@ def run(args: argparse.Namespace) -> int:
     from embedkit.runtime.manifest import EXPORTED, kind_of
 
     check_replaceable(Path(args.output), args.overwrite)
+    _check_int8(args)
     kind = kind_of(Path(args.folder))
     if kind == EXPORTED:
         raise UsageError(f"{args.folder} is an exported folder already")
     exported = _model(args) if kind is None else _classifier(args)
     _report(args, exported)
-    return 0
+    return 0 if exported.int8 is None or exported.int8.published else 1
+
+
+def _check_int8(args: argparse.Namespace) -> None:
+    if not args.int8 and (args.eval_data is not None or args.max_drop is not None):
+        raise UsageError("--eval-data and --max-drop are about int8; give --int8 too")
+    if args.max_drop is not None and not 0 <= args.max_drop < 1:
+        raise UsageError(f"--max-drop {args.max_drop:g} is no loss that could be allowed; allowed: 0 up to 1")
 
 
 def _classifier(args: argparse.Namespace) -> Exported:
@@ -78,7 +104,25 @@ def _classifier(args: argparse.Namespace) -> Exported:
     metrics = _metrics(folder)
     texts: Any = _inputs(args, (found.kind,), _training_data(args, metrics))
     trained = Trained(found.extractor, found.head, found.codec, found.kind, found.thresholds, found.about, metrics)
-    return export_classifier(trained, Path(args.output), texts, overwrite=args.overwrite, threads=args.threads)
+    return export_classifier(
+        trained,
+        Path(args.output),
+        texts,
+        trial=_trial(args, found, metrics) if args.int8 else None,
+        overwrite=args.overwrite,
+        threads=args.threads,
+    )
+
+
+def _trial(args: argparse.Namespace, found: FrozenClassifier, metrics: dict[str, Any] | None) -> Trial:
+    """Return the rows on which a trained classifier is judged."""
+    from embedkit.evaluation.trial import classifier_trial
+
+    before = (metrics or {}).get("settings", {}).get("data")
+    known = isinstance(before, str)
+    data = before if known and args.eval_data is None else _eval_data(args)
+    training = (lambda: _labelled(args, before)) if known else None
+    return classifier_trial(_labelled(args, data), found, training, max_drop=args.max_drop)
 
 
 def _model(args: argparse.Namespace) -> Exported:
@@ -102,9 +146,39 @@ def _model(args: argparse.Namespace) -> Exported:
         Path(args.output),
         _inputs(args, kinds, _parity_data(args)),
         max_length=args.max_length,
+        trial=_task_trial(args, task, folder) if args.int8 else None,
         overwrite=args.overwrite,
         threads=args.threads,
     )
+
+
+def _task_trial(args: argparse.Namespace, task: str, folder: ModelFolder) -> Trial:
+    """Return the rows on which a classifier of transformers is judged."""
+    from embedkit.evaluation.trial import task_trial
+
+    return task_trial(_labelled(args, _eval_data(args)), folder.config, folder.path, task, max_drop=args.max_drop)
+
+
+def _labelled(args: argparse.Namespace, data: str) -> Dataset:
+    """Open the labelled data that int8 is judged on."""
+    from embedkit.data import Columns, open_dataset
+
+    columns = Columns(
+        text=args.text_column,
+        pair=args.pair_column,
+        label=args.label_column,
+        tokens=args.tokens_column,
+        tags=args.tags_column,
+        label_separator=args.label_separator,
+    )
+    return open_dataset(data, columns=columns, labels="required", missing_text="drop")
+
+
+def _eval_data(args: argparse.Namespace) -> str:
+    if args.eval_data is None:
+        raise UsageError(f"it is not known what {args.folder} was trained on; give labelled rows with --eval-data")
+    given: str = args.eval_data
+    return given
 
 
 def _encoder(args: argparse.Namespace) -> Exported:
@@ -121,7 +195,14 @@ def _encoder(args: argparse.Namespace) -> Exported:
     )
     extractor = FeatureExtractor(settings)
     texts: Any = _inputs(args, ("text",), _parity_data(args))
-    return export_encoder(extractor, Path(args.output), texts, overwrite=args.overwrite, threads=args.threads)
+    trial = None
+    if args.int8:
+        from embedkit.evaluation.trial import encoder_trial
+
+        trial = encoder_trial(_labelled(args, _eval_data(args)), max_drop=args.max_drop)
+    return export_encoder(
+        extractor, Path(args.output), texts, trial=trial, overwrite=args.overwrite, threads=args.threads
+    )
 
 
 def _require(args: argparse.Namespace) -> None:
@@ -187,11 +268,13 @@ def _inputs(args: argparse.Namespace, kinds: Sequence[str], data: str) -> Sequen
 
 def _report(args: argparse.Namespace, exported: Exported) -> None:
     from embedkit.data.text import counted
+    from embedkit.export import verdict_text
 
     parity, latency = exported.parity, exported.latency
     if args.json:
         facts = {"output": args.output, "bytes": exported.size, "parity": parity.to_json()}
-        emit({**facts, "latency": vars(latency)})
+        judged = {} if exported.int8 is None else {"int8": exported.int8.to_json()}
+        emit({**facts, "latency": latency.to_json(), **judged})
         return
     show(
         f"{exported.size / 1e6:.1f} MB in float32; largest difference to torch {parity.difference:.1g} (allowed "
@@ -202,4 +285,6 @@ def _report(args: argparse.Namespace, exported: Exported) -> None:
         f"one text of {latency.tokens} tokens: {latency.median:.1f} ms (median; p99 {latency.p99:.1f}), "
         f"{counted(latency.threads, 'thread')}"
     )
+    if exported.int8 is not None:
+        show(verdict_text(exported.int8))
     say(args, f"saved in {args.output}; try: embedkit predict {shlex.quote(args.output)} ...")

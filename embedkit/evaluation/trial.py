@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted, names_of
 from embedkit.errors import DataError, UsageError
 from embedkit.evaluation.judged import TRAIN, Classifier, split_to_judge
-from embedkit.export.verdict import MAX_DROP, Rows, Trial
+from embedkit.export.verdict import Rows, Trial
+from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.model_folder import is_multi_label, labels_of
 
 _SHARE = 0.1  # of train, where there is no validation split
 _VALIDATION = "validation"
@@ -26,7 +29,7 @@ def classifier_trial(
     classifier: Classifier,
     training: Callable[[], Dataset] | None,
     *,
-    max_drop: float = MAX_DROP,
+    max_drop: float | None = None,
 ) -> Trial:
     """Return the rows for a classifier: its test rows, and others to choose on.
 
@@ -38,7 +41,8 @@ def classifier_trial(
     training : callable, optional
         Opens the data that the classifier was trained on, which are asked for rows to choose on if `dataset` has
         neither a validation nor a train split.
-    max_drop : float, default 0.01
+    max_drop : float, optional
+        Default: `embedkit.export.verdict.MAX_DROP`.
 
     Raises
     ------
@@ -60,7 +64,46 @@ def classifier_trial(
     return Trial(_rows(choice, classifier.codec), _rows(test, classifier.codec), max_drop)
 
 
-def tokens_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float = MAX_DROP, seed: int = 42) -> Trial:
+def task_trial(
+    dataset: Dataset, config: Mapping[str, Any], folder: Path, task: str, *, max_drop: float | None = None
+) -> Trial:
+    """Return the rows for a classifier that transformers trained, whose labels its ``config.json`` names.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    config : mapping
+        ``config.json``.
+    folder : Path
+        What messages call it.
+    task : {"sequence", "tokens"}
+    max_drop : float, optional
+        Default: `embedkit.export.verdict.MAX_DROP`.
+
+    Raises
+    ------
+    UsageError, DataError
+        As for `classifier_trial` and `tokens_trial`.
+    """
+    labels = labels_of(config, folder)
+    codec = LabelCodec(labels, "str")
+    if task == "tokens":
+        return tokens_trial(dataset, codec, max_drop=max_drop)
+    known = _Foreign(codec, is_multi_label(config, labels, folder))
+    return classifier_trial(dataset, known, None, max_drop=max_drop)
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """What is known of a classifier that others trained."""
+
+    codec: LabelCodec
+    multi_label: bool
+    thresholds: Thresholds | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tokens_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float | None = None, seed: int = 42) -> Trial:
     """Return the rows for a classifier of words: sentences of test, and of validation or a tenth of train.
 
     Raises
@@ -81,7 +124,7 @@ def tokens_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float = MAX_D
     return Trial(_rows(choice, codec), _rows(test, codec), max_drop)
 
 
-def encoder_trial(dataset: Dataset, *, max_drop: float = MAX_DROP, seed: int = 42) -> Trial:
+def encoder_trial(dataset: Dataset, *, max_drop: float | None = None, seed: int = 42) -> Trial:
     """Return the rows for an encoder: to fit a logistic regression on, to choose on, to judge on.
 
     Raises

@@ -8,5 +8,17 @@ from __future__ import annotations
 from embedkit.export.finetuned import task_of_folder
 from embedkit.export.frozen import Trained
 from embedkit.export.publish import Exported, export_classifier, export_encoder, export_task_model
+from embedkit.export.verdict import Rows, Trial, Verdict, verdict_text
 
-__all__ = ["Exported", "Trained", "export_classifier", "export_encoder", "export_task_model", "task_of_folder"]
+__all__ = [
+    "Exported",
+    "Rows",
+    "Trained",
+    "Trial",
+    "Verdict",
+    "export_classifier",
+    "export_encoder",
+    "export_task_model",
+    "task_of_folder",
+    "verdict_text",
+]

@@ -22,8 +22,8 @@ FEW = 500  # rows below which a verdict says what it cannot tell
 _CHUNK = 256  # rows between which the graphs take turns
 FLOAT, INT8 = "float32", "int8"
 _VNNI = {
-    True: "this CPU multiplies 8-bit integers without loss",
-    False: "this CPU lacks VNNI: 8-bit products may saturate, and gain less speed",
+    True: "this CPU has VNNI, or its like: sums of 8-bit products do not saturate",
+    False: "this CPU lacks VNNI: sums of 8-bit products may saturate, and less speed is gained",
     None: "this system does not tell whether its CPU has VNNI",
 }
 
@@ -84,16 +84,21 @@ class Trial:
         Settings are chosen on these.
     test : Rows
         The chosen one is judged on these, once.
-    max_drop : float, default 0.01
-        Largest loss of the metric that is accepted.
+    max_drop : float, optional
+        Largest loss of the metric that is accepted. Default: `MAX_DROP`, a hundredth.
     fit : Rows, optional
         For an encoder: what a logistic regression on its float32 vectors is fitted on, which then judges both.
     """
 
     choice: Rows
     test: Rows
-    max_drop: float = MAX_DROP
+    max_drop: float | None = None
     fit: Rows | None = None
+
+    @property
+    def limit(self) -> float:
+        """The largest loss that is accepted."""
+        return MAX_DROP if self.max_drop is None else self.max_drop
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ def decide_int8(
     tried, answer = _choose(trial, graph, target, open_graph, full)
     start = Verdict(
         metric=_metric(trial.test.true),
-        max_drop=trial.max_drop,
+        max_drop=trial.limit,
         choice=trial.choice.source,
         test=trial.test.source,
         rows=len(trial.test.inputs),
@@ -260,7 +265,7 @@ def _choose(
         answer = open_graph(target)
         found = _compared(rows, answer(rows.inputs).predicted, before)
         tried.append(Tried(setting, found["first"], -found["difference"]))
-        if holds(tried[-1].drop, trial.max_drop):
+        if holds(tried[-1].drop, trial.limit):
             return tried, answer
     target.unlink()
     return tried, None
