@@ -68,6 +68,9 @@ def _info(args: argparse.Namespace) -> int:
             used = time.strftime("%Y-%m-%d", time.localtime(space["last_used"]))
             rows.append([space["id"][:12], *what, f"{space['rows']:,}", _size(space["bytes"]), used])
         show(table(rows))
+    if info["engines"]:
+        size = sum(engine["bytes"] for engine in info["engines"])
+        show(f"{len(info['engines'])} encoders kept as ONNX graphs, {_size(size)}")
     return 0
 
 
@@ -76,14 +79,16 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         emit({**asdict(report), "ok": report.ok})
     else:
+        graphs = f", {report.engines:,} graphs" if report.engines else ""
         show(
-            f"{report.spaces:,} spaces, {report.shards:,} files, {report.rows:,} rows, {_size(report.bytes)} read"
+            f"{report.spaces:,} spaces, {report.shards:,} files, {report.rows:,} rows{graphs}, "
+            f"{_size(report.bytes)} read"
         )
         for damage in report.damaged:
             show(f"damaged: {damage.path} ({damage.reason}, {damage.rows:,} rows)")
     if not report.ok:
         raise StoreError(
-            f"{len(report.damaged)} damaged files are set aside; their rows will be computed again when needed"
+            f"{len(report.damaged)} damaged files are set aside; what was in them is made again when needed"
         )
     return 0
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             say(args, "what was computed is saved; run the same command again for the rest")
         raise
     facts = _facts(total, extractor, dataset.kind)
-    tell_notes(args, extractor.remarks(total))
+    tell_notes(args, [*extractor.remarks(total), *extractor.engine_notes])
     if args.output:
         say(args, f"saved in {args.output}")
     if args.json:
@@ -121,6 +121,7 @@ def _facts(total: Extraction, extractor: FeatureExtractor, kind: str) -> dict[st
         "empty": total.empty,
         "dim": extractor.width(kind),
         "space": extractor.space(kind),
+        "engine": extractor.engine,
         "store_spaces": [space.id for space in extractor.spaces or ()],
         "seconds": round(total.seconds, 3),
         "load_seconds": round(total.load_seconds, 3),

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             fingerprint = read["train"].fingerprint()
             trained = _choose_and_train(args, splits, specs, settings, dataset.declared, fingerprint)
-        tell_notes(args, trained.notes)
+        tell_notes(args, [*trained.notes, *trained.classifier.extractor.engine_notes])
         model = trained.classifier.extractor.settings.model
         write_run(stage, trained, {"data": args.data, "model": model, "seed": seed})
     report(args, trained, args.output)

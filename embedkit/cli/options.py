@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from embedkit.cli.output import inert
+from embedkit.cli.output import inert, say
 from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
     from embedkit.data import Dataset, Split
-    from embedkit.encoders import EncoderSettings, FeatureExtractor
+    from embedkit.encoders import EncoderSettings, EngineMaker, FeatureExtractor
+    from embedkit.encoders.engines import EngineSource, Making
     from embedkit.estimators.exported import ExportedClassifier, ExportedTagger
     from embedkit.estimators.frozen import FrozenClassifier
     from embedkit.heads import Decision, HeadSpec
-    from embedkit.runtime.tokens import Tokenizer
+    from embedkit.runtime.tokens import Text, Tokenizer
     from embedkit.store import FeatureStore
 
 E = TypeVar("E")
@@ -99,8 +100,18 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="auto: float32"
     )
-    group.add_argument("--engine", default="auto", choices=("auto", "torch"), help="what computes")
+    add_engine(group)
     add_compute(group)
+
+
+def add_engine(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
+    """Add what computes features."""
+    group.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", "torch", "onnx"),
+        help="what computes; onnx makes a graph once, which later runs start faster with; auto takes what pays",
+    )
 
 
 def add_compute(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
@@ -114,6 +125,7 @@ def add_artifact_encoder(parser: argparse.ArgumentParser) -> None:
     """Add what may be said about the encoder of a trained classifier."""
     group = parser.add_argument_group("encoder")
     group.add_argument("-m", "--model", help="where the encoder is now, if it has moved")
+    add_engine(group)
     add_compute(group)
 
 
@@ -268,7 +280,22 @@ def opener_of(
     from embedkit.store import open_store
 
     kept, dtype = store or open_store(place_of(args), args.store_dtype), args.store_dtype
-    return lambda settings: FeatureExtractor(settings, store=kept, dtype=dtype, keep_going=keep_going)
+    engines = _maker_of(args)
+    return lambda settings: FeatureExtractor(
+        settings, store=kept, dtype=dtype, keep_going=keep_going, engines=engines
+    )
+
+
+def _maker_of(args: argparse.Namespace) -> EngineMaker:
+    """Return what makes graphs of encoders, and says so before it does."""
+
+    def make(source: EngineSource, texts: Sequence[Text], path: Path) -> Making:
+        from embedkit.export.engine import make_engine
+
+        say(args, f"making an ONNX graph of {source.folder.resolved.name} and comparing it with torch")
+        return make_engine(source, texts, path)
+
+    return make
 
 
 def extractor_of(args: argparse.Namespace, settings: EncoderSettings, *, keep_going: bool) -> FeatureExtractor:
@@ -311,7 +338,12 @@ def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassif
 
 def _refuse_useless(args: argparse.Namespace) -> None:
     """Refuse what an exported folder has in itself or does without."""
-    useless = {"--model": args.model, "--store": args.store, "--device": args.device not in ("auto", "cpu")}
+    useless = {
+        "--model": args.model,
+        "--store": args.store,
+        "--engine": args.engine == "torch",
+        "--device": args.device not in ("auto", "cpu"),
+    }
     given = [flag for flag, value in useless.items() if value]
     if given:
         raise UsageError(
@@ -332,6 +364,8 @@ def trained_of(args: argparse.Namespace, folder: str, model: str | None) -> Froz
         model=model,
         store=place_of(args),
         device=args.device,
+        engine=args.engine,
+        engines=_maker_of(args),
         batch_tokens=args.batch_tokens,
         threads=args.threads,
     )
@@ -390,7 +424,6 @@ _OF_FIT = (
     *("revision", "pooling", "layers", "layer_join", "normalize", "max_length", "long", "side", "prompt", "pairs"),
     *(
         "precision",
-        "engine",
         "store_dtype",
         "clf",
         "clf_param",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from embedkit.encoders.features import Encoder, Extraction, FeatureExtractor, Features
+from embedkit.encoders.engines import Encoder, EngineMaker
+from embedkit.encoders.features import Extraction, FeatureExtractor, Features
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Recipe, View, make_recipe
 from embedkit.encoders.settings import EncoderSettings
@@ -11,6 +12,7 @@ from embedkit.runtime.texts import check_texts, require_texts
 __all__ = [
     "Encoder",
     "EncoderSettings",
+    "EngineMaker",
     "Extraction",
     "FeatureExtractor",
     "Features",

@@ -10,16 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedkit.encoders.engines import Encoder, EngineMaker, Engines, EngineSource
 from embedkit.encoders.folder import ModelFolder, read_folder
-from embedkit.encoders.recipe import Floats, Recipe, View, make_recipe, pair_features, view_descriptors
+from embedkit.encoders.recipe import Floats, Recipe, make_recipe, pair_features, view_descriptors
 from embedkit.encoders.settings import EncoderSettings
 from embedkit.encoders.texts import Keys, keys_of
-from embedkit.encoders.tokenizer_file import require_torch, tokenizer_file
+from embedkit.encoders.tokenizer_file import tokenizer_file
 from embedkit.errors import DataError, ModelError, StoreError
 from embedkit.hub import resolve_model
 from embedkit.runtime.batching import plan
@@ -40,34 +41,6 @@ from embedkit.store import (
 StoreDtype: TypeAlias = Literal["float32", "float16"]
 
 log = logging.getLogger("embedkit.encoders")
-
-
-class Encoder(Protocol):
-    """What turns token batches into pooled hidden states."""
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether tokenising the next texts costs the device nothing."""
-
-    def run(
-        self,
-        tokens: Tokens,
-        batches: Sequence[NDArray[np.int64]],
-        pad_id: int,
-        views: Sequence[View],
-        threads: int | None = None,
-    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Yield the windows of each batch and their vectors, shape (V, B, H)."""
-
-    def token_states(
-        self,
-        tokens: Tokens,
-        batches: Sequence[NDArray[np.int64]],
-        pad_id: int,
-        layers: Sequence[int | Literal["last"]],
-        threads: int | None = None,
-    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Yield the windows of each batch and the states of their tokens, shape (V, B, L, H)."""
 
 
 @dataclass
@@ -153,6 +126,9 @@ class FeatureExtractor:
         Told the number of texts that became ready, hits included.
     encoder : Encoder, optional
         Computes instead of the folder's own weights (tests).
+    engines : EngineMaker, optional
+        Makes a graph of the encoder, for engine "onnx", and for "auto" where that pays:
+        `embedkit.export.engine.make_engine`. Default: torch computes.
 
     Attributes
     ----------
@@ -177,6 +153,7 @@ class FeatureExtractor:
         keep_going: bool = True,
         progress: Callable[[int], None] | None = None,
         encoder: Encoder | None = None,
+        engines: EngineMaker | None = None,
     ) -> None:
         self.settings = settings
         self.folder: ModelFolder = read_folder(resolve_model(settings.model, revision=settings.revision))
@@ -194,6 +171,20 @@ class FeatureExtractor:
             self.tokenizer: Tokenizer = self.recipe.tokenizer(path)
             self._descriptors = view_descriptors(self.recipe, self.folder, self.tokenizer, path, digests, "torch")
         self.spaces = None if store is None else [store.space(described) for described in self._descriptors]
+        described = self._descriptors[0]
+        self._engines = Engines(
+            EngineSource(
+                self.folder,
+                list(described["weights"]),
+                str(described["config"]),
+                self.recipe,
+                self.tokenizer,
+                settings,
+                store,
+                digests,
+            ),
+            engines,
+        )
 
     # ------------------------------------------------------------------------------------------ identity
 
@@ -370,18 +361,31 @@ class FeatureExtractor:
         if not already:
             log.warning("%s; going on without keeping new features", reason)
 
-    def encoder(self) -> Encoder:
-        """Open the encoder at its first use."""
+    @property
+    def engine(self) -> Literal["torch", "onnx"] | None:
+        """What computes features; None before the first text that is not in the store."""
+        return self._engines.name
+
+    @property
+    def engine_notes(self) -> list[str]:
+        """Say which engine was taken and why; nothing where there was nothing to choose."""
+        return [] if self._engines.note is None else [self._engines.note]
+
+    def encoder(self, texts: Sequence[Text] = (), worked: float = 0.0) -> Encoder:
+        """Open the encoder at its first use.
+
+        Parameters
+        ----------
+        texts : sequence of str, or of (str, str)
+            What it is to compute; by these an engine is chosen.
+        worked : float
+            Seconds that it has computed since the last call.
+        """
         with self._lock:
             if self._encoder is None:
-                require_torch("computing features")
-                from embedkit.encoders.torch_encoder import open_encoder
-
-                known_by = (*self.weights, str(self._descriptors[0]["config"]))
-                encoder = open_encoder(self.folder, known_by, self.recipe.precision, self.settings.device)
-                if [self._digests.sha256(path) for path in self.folder.weights] != self.weights:
-                    raise ModelError(f"{self.folder.path}: the weights changed since they were read; start again")
-                self._encoder = encoder
+                self._encoder = self._engines.open(texts)
+            elif worked:
+                self._encoder = self._engines.again(self._encoder, texts, worked)
             return self._encoder
 
 
@@ -432,7 +436,7 @@ class _Job:
         if not len(missing):
             return
         start = time.perf_counter()
-        encoder = self._extractor.encoder()
+        encoder = self._extractor.encoder([self._texts[i] for i in missing.tolist()])
         self.load_seconds = time.perf_counter() - start
         with ExitStack() as stack:
             savers = [stack.enter_context(saver) for saver in self._savers(found)]
@@ -484,6 +488,7 @@ class _Job:
             self.computed_tokens += int(tokens.row_lengths.sum())
             batches = plan(tokens.lengths, extractor.settings.batch_tokens)
             merger = WindowMerger(tokens)
+            start = time.perf_counter()
             for batch, vectors in encoder.run(
                 tokens, batches, extractor.recipe.pad_id, extractor.recipe.views, extractor.settings.threads
             ):
@@ -491,6 +496,8 @@ class _Job:
                 if len(done):
                     self._keep(places[done], ready, found, savers)
                     self._advance(places[done])
+            rest = [self._texts[i] for i in missing[part.stop :].tolist()]
+            encoder = extractor.encoder(rest, worked=time.perf_counter() - start)
 
     def _tokenise(self, places: NDArray[np.int64]) -> Tokens:
         texts = [self._texts[i] for i in places.tolist()]

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from embedkit.artifact import staged
 from embedkit.data import LabelCodec, class_counts, groups_of, require_classes
+from embedkit.encoders.settings import Engine
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.explain import Explanation, explain_text
 from embedkit.estimators.frozen import (
@@ -439,6 +440,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: str | None = None,
         store: str | Path | bool | None = None,
         device: str = "auto",
+        engine: Engine = "auto",
         threads: int | None = None,
     ) -> EmbeddingClassifier:
         """Open a folder that `save` or ``embedkit fit-head`` wrote.
@@ -449,7 +451,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             The artifact.
         model : str, optional
             Where the encoder is now, if it has moved.
-        store, device, threads
+        store, device, engine, threads
             As for `TextEncoder`.
 
         Raises
@@ -457,8 +459,12 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         InputMissingError, ArtifactError, SpaceMismatchError
             See `embedkit.estimators.frozen.load_frozen`.
         """
-        frozen = load_frozen(Path(folder), model=model, store=store, device=device, threads=threads)
-        settings = vars(exact_settings(frozen.extractor)) | {"device": device, "threads": threads}
+        frozen = load_frozen(Path(folder), model=model, store=store, device=device, engine=engine, threads=threads)
+        settings = vars(exact_settings(frozen.extractor)) | {
+            "device": device,
+            "engine": engine,
+            "threads": threads,
+        }
         encoder = TextEncoder(**settings, store=store, store_dtype=frozen.extractor.dtype)
         head = frozen.about.get("head_settings", {})
         loaded = cls(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from embedkit.artifact import installed, load_arrays, save_arrays, write_manifest
 from embedkit.data.labels import LabelCodec
-from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
+from embedkit.encoders import EncoderSettings, EngineMaker, Extraction, FeatureExtractor
 from embedkit.encoders.features import StoreDtype
+from embedkit.encoders.settings import Engine
 from embedkit.errors import (
     ArtifactError,
     DataError,
@@ -25,6 +26,7 @@ from embedkit.errors import (
     SpaceMismatchError,
     UsageError,
 )
+from embedkit.export.engine import make_engine
 from embedkit.heads import Head, HeadSpec, head_from_state
 from embedkit.runtime.decide import Thresholds
 from embedkit.runtime.manifest import CLASSIFIER, read_manifest
@@ -130,8 +132,9 @@ class FrozenClassifier:
         return Predictions(codes, probabilities, scores, extraction)
 
     def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
-        """Say how many of some inputs lost tokens or held none."""
-        return self.extractor.remarks(Extraction(rows=rows, truncated=truncated, empty=empty))
+        """Say how many of some inputs lost tokens or held none, and what computed the features."""
+        lost = self.extractor.remarks(Extraction(rows=rows, truncated=truncated, empty=empty))
+        return [*lost, *self.extractor.engine_notes]
 
     def report_to(self, progress: Callable[[int], None]) -> None:
         """Tell `progress` the number of texts that became ready, `texts_per_row` for each input."""
@@ -194,6 +197,7 @@ def exact_settings(extractor: FeatureExtractor) -> EncoderSettings:
         side=recipe.side,
         prompt=recipe.prompt,
         precision=recipe.precision,
+        engine="auto",
         device="auto",
         threads=None,
     )
@@ -232,9 +236,11 @@ def load_frozen(
     model: str | None = None,
     store: str | Path | bool | None = None,
     device: str = "auto",
+    engine: Engine = "auto",
     batch_tokens: int | None = None,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
+    engines: EngineMaker = make_engine,
 ) -> FrozenClassifier:
     """Open a classifier that `FrozenClassifier.save` wrote.
 
@@ -246,10 +252,12 @@ def load_frozen(
         Where the encoder is now, if it has moved.
     store : str, Path, bool, optional
         Folder of the feature store; None is the usual one, False none.
-    device, batch_tokens, threads
+    device, engine, batch_tokens, threads
         As in `EncoderSettings`; none of them changes an answer.
     progress : callable, optional
         Told the number of texts that became ready.
+    engines : EngineMaker
+        Makes a graph of the encoder where `engine` wants one. Default: `embedkit.export.engine.make_engine`.
 
     Raises
     ------
@@ -272,12 +280,15 @@ def load_frozen(
         model=model or entry.settings.model,
         revision=None if model else entry.settings.revision,
         device=device,
+        engine=engine,
         batch_tokens=batch_tokens or entry.settings.batch_tokens,
         threads=threads,
     )
     features = open_store(store, entry.dtype)
     try:
-        extractor = FeatureExtractor(settings, store=features, dtype=entry.dtype, progress=progress)
+        extractor = FeatureExtractor(
+            settings, store=features, dtype=entry.dtype, progress=progress, engines=engines
+        )
     except (InputMissingError, ModelError) as error:
         hint = "" if model else f"; {folder} needs this encoder: name its folder with --model (in Python model=)"
         raise type(error)(f"{error}{hint}") from error

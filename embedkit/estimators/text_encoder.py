@@ -17,6 +17,7 @@ from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
 from embedkit.encoders.features import StoreDtype
 from embedkit.errors import DataError, SpaceMismatchError, UsageError
 from embedkit.estimators.inputs import as_inputs, kind_of
+from embedkit.export.engine import make_engine
 from embedkit.store import open_store, resolve_root
 
 _STORE = ("store", "store_dtype")
@@ -177,7 +178,7 @@ batch_tokens, threads, revision
         kept: _Kept | None = getattr(self, "_kept", None)
         if kept is None or kept.wanted != wanted or kept.files != _files(kept.folder):
             store = open_store(self.store, self.store_dtype)
-            extractor = FeatureExtractor(wanted.settings, store=store, dtype=wanted.dtype)
+            extractor = FeatureExtractor(wanted.settings, store=store, dtype=wanted.dtype, engines=make_engine)
             self._kept = kept = _Kept.of(wanted, extractor)
         return kept.extractor
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from embedkit.encoders.engines import Encoder, EngineSource, Making, Pace, impor
 from embedkit.encoders.onnx_encoder import OnnxEncoder
 from embedkit.encoders.recipe import Floats, View
 from embedkit.errors import ExportError, require
-from embedkit.export.parity import TEXTS, encoded, mixed_batches, parity_inputs
+from embedkit.export.parity import TEXTS, Input, encoded, mixed_batches, parity_inputs
 from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Text, Tokens
 
@@ -28,8 +29,8 @@ _SENTENCES = (
     "A dull, overlong and predictable story.",
     "Shares of the company fell by 3.5% on Monday after it had warned that profits would be lower this year!",
     "Who won?",
-    "She opened the letter, read it twice (slowly) and put it back; nobody at the table said a word until the rain "
-    "had stopped and the first guests began to look for their coats.",
+    "She opened the letter, read it twice (slowly) and put it back; nobody at the table said a word until the "
+    "rain had stopped and the first guests began to look for their coats.",
     "The ministers of the seven countries met in Geneva to talk about fishing, taxes and a new railway.",
 )
 
@@ -67,7 +68,7 @@ def make_engine(source: EngineSource, texts: Sequence[Text], path: Path) -> Maki
     _run(onnx, source, tokens, [np.array([0])], source.recipe.views)
     opened_onnx = time.perf_counter() - opening
     parity = _compare(source, torch, onnx, tokens, _views(outputs))
-    rates = _time(source, [torch, onnx], texts or inputs)
+    rates = _time(source, [torch, onnx], inputs if not len(texts) else texts)
     paces = [Pace(imports, opened, rates[0]), Pace(0.0, opened_onnx, rates[1])]
     return Making(paces[0], paces[1], time.perf_counter() - start, _usual_device(), parity)
 
@@ -77,7 +78,7 @@ def _enough(texts: Sequence[Text]) -> list[Text]:
     if len(texts) >= TEXTS:
         return list(texts)
     pairs = bool(texts) and isinstance(texts[0], tuple)
-    ours: list[Text] = list(zip(_SENTENCES, _SENTENCES[1:], strict=False)) if pairs else list(_SENTENCES)
+    ours: list[Text] = list(pairwise(_SENTENCES)) if pairs else list(_SENTENCES)
     return [*texts, *ours]
 
 
@@ -98,7 +99,7 @@ def _trace(source: EngineSource, inputs: Sequence[Any], path: Path) -> list[str]
 def _views(outputs: Sequence[str]) -> list[View]:
     """Return every layer, pooled in several ways; together they reach every number of it that differs."""
     states = sum(name.startswith("hidden_states.") for name in outputs)
-    views = [View(layer, pooling) for layer in (*range(states), "last") for pooling in _POOLINGS]  # type: ignore[arg-type]
+    views = [View(layer, pooling) for layer in (*range(states), "last") for pooling in _POOLINGS]
     return [*views, *[View("last", "pooler")] * ("pooler_output" in outputs)]
 
 
@@ -120,10 +121,11 @@ def _compare(
     given = _run(onnx, source, tokens, batches, views)
     differences = np.zeros(len(views))
     for windows, vectors in zip(batches, given, strict=True):
-        differences = np.maximum(differences, np.abs(vectors - wanted[:, windows]).max(axis=(1, 2)))  # NaN stays NaN
+        found = np.abs(vectors - wanted[:, windows]).max(axis=(1, 2))
+        differences = np.maximum(differences, found)  # NaN stays NaN
     allowed = TOLERANCE * np.maximum(1, np.abs(wanted).max(axis=(1, 2)))
     worst = int(np.argmax(differences / allowed))  # the first NaN counts as the greatest
-    found = {
+    figures = {
         "texts": len(tokens.lengths),
         "shortest": int(tokens.lengths.min()),
         "longest": int(tokens.lengths.max()),
@@ -134,13 +136,13 @@ def _compare(
         view = views[worst]
         raise ExportError(
             f"the graph of {source.folder.resolved.name} does not answer as torch does: in layer {view.layer}, "
-            f"pooling {view.pooling}, the largest difference is {found['difference']:.2g} where "
-            f"{found['allowed']:.2g} is allowed; take --engine torch"
+            f"pooling {view.pooling}, the largest difference is {differences[worst]:.2g} where "
+            f"{allowed[worst]:.2g} is allowed; take --engine torch"
         )
-    return found
+    return figures
 
 
-def _time(source: EngineSource, encoders: Sequence[Encoder], texts: Sequence[Text]) -> list[float]:
+def _time(source: EngineSource, encoders: Sequence[Encoder], texts: Sequence[Input]) -> list[float]:
     """Return tokens a second of each encoder, in turn on the same batches of the job."""
     places = np.unique(np.linspace(0, len(texts) - 1, TEXTS).astype(int)).tolist()
     tokens = encoded(source.tokenizer, [texts[i] for i in places])

@@ -7,6 +7,7 @@ it; deleting any file costs time, not correctness.
 
 from __future__ import annotations
 
+from embedkit.store.engines import EngineInfo, KeptEngine
 from embedkit.store.feature_store import (
     STORED_DTYPE,
     CareReport,
@@ -27,9 +28,11 @@ __all__ = [
     "STORED_DTYPE",
     "CareReport",
     "Damage",
+    "EngineInfo",
     "FeatureStore",
     "FileDigests",
     "Hits",
+    "KeptEngine",
     "RefusedVectorError",
     "Removal",
     "Space",

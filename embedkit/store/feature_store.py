@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -14,6 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import StoreError, UsageError
+from embedkit.store.engines import (
+    EngineInfo,
+    KeptEngine,
+    engine_files,
+    engine_info,
+    engine_names,
+    engines_folder,
+    find_engine,
+    keep_engine,
+    verify_engine,
+)
 from embedkit.store.files import (
     check_folder,
     is_abandoned,
@@ -98,6 +109,7 @@ class VerifyReport:
     spaces: int = 0
     shards: int = 0
     rows: int = 0
+    engines: int = 0
     bytes: int = 0
     damaged: list[Damage] = field(default_factory=list)
 
@@ -218,6 +230,18 @@ class FeatureStore:
         data = read_small(self._folder / _ROWS / name, _ROWS_LIMIT)
         return data if data is not None and _rows_name(data) == name else None
 
+    def keep_engine(self, name: str, graph: Path, about: Mapping[str, Any]) -> KeptEngine:
+        """Keep a graph that an encoder was made into; see `embedkit.store.engines.keep_engine`."""
+        return keep_engine(self.root, name, graph, about)
+
+    def engine(self, name: str) -> KeptEngine | None:
+        """Return a graph that was kept; None if it is not there, or damaged, which is logged."""
+        return find_engine(self.root, name)
+
+    def engines(self) -> list[EngineInfo]:
+        """Return which graphs are kept."""
+        return [engine_info(self.root, name) for name in engine_names(self.root)]
+
     def _ids(self, prefix: str | None) -> list[str]:
         """Return the ids of the spaces, or of the one that starts with `prefix`."""
         ids = []
@@ -263,18 +287,21 @@ class FeatureStore:
         )
 
     def info(self) -> dict[str, Any]:
-        """Return the store's place, size and spaces as JSON types."""
-        spaces = self.spaces()
+        """Return the store's place, size, spaces and graphs of encoders as JSON types."""
+        spaces, engines = self.spaces(), self.engines()
         return {
             "root": str(self.root),
             "writable": self.writable,
             "rows": sum(space.rows for space in spaces),
-            "bytes": sum(space.bytes for space in spaces),
+            "bytes": sum(space.bytes for space in spaces) + sum(engine.bytes for engine in engines),
             "spaces": [asdict(space) for space in spaces],
+            "engines": [asdict(engine) for engine in engines],
         }
 
     def verify(self) -> VerifyReport:
         """Read every byte that counts and check it; damaged shards are set aside as in a lookup.
+
+        Damaged graphs of encoders are removed: they are made again when needed.
 
         Raises
         ------
@@ -291,7 +318,18 @@ class FeatureStore:
                 continue
             for shard in space.listing():
                 _verify_shard(space, shard, report)
+        for name in engine_names(self.root):
+            self._verify_engine(name, report)
         return report
+
+    def _verify_engine(self, name: str, report: VerifyReport) -> None:
+        size, wrong = verify_engine(self.root, name)
+        report.engines += 1
+        report.bytes += size
+        if wrong is not None:
+            folder = engines_folder(self.root) / name
+            report.damaged.append(Damage(str(folder), 0, wrong))
+            self._remove_engine(name, "damaged", CareReport(deleted=True))
 
     def gc(
         self,
@@ -308,11 +346,11 @@ class FeatureStore:
         Parameters
         ----------
         max_bytes : int, optional
-            Evict whole spaces, the longest unused first, until the store is no larger.
+            Evict whole spaces and graphs of encoders, the longest unused first, until the store is no larger.
         older_than : float, optional
-            Evict spaces that were not used for so many seconds, and rows of fits that are as old.
+            Evict spaces and graphs that were not used for so many seconds, and rows of fits that are as old.
         space : str, optional
-            Look at this space alone: its id, or an unambiguous beginning of it. Rows of fits stay.
+            Look at this space alone: its id, or an unambiguous beginning of it. Rows of fits and graphs stay.
         delete : bool
             Default False: only report.
 
@@ -326,12 +364,18 @@ class FeatureStore:
         if min(max_bytes or 0, older_than or 0) < 0:
             raise UsageError("max_bytes and older_than must not be negative")
         report = CareReport(delete)
-        evicted = self._evictions([self._info(name) for name in self._ids(space)], max_bytes, older_than)
-        for name in self._ids(space):
+        spaces, engines = [self._info(name) for name in self._ids(space)], [] if space else self.engines()
+        evicted = self._evictions([*spaces, *engines], max_bytes, older_than)
+        for name in (info.id for info in spaces):
             if name in evicted:
                 self._remove_space(name, evicted[name], report)
             else:
                 self._tidy(name, report)
+        for name in (info.id for info in engines):
+            if name in evicted:
+                self._remove_engine(name, evicted[name], report)
+            else:
+                self._tidy_parts(engines_folder(self.root) / name, report)
         for folder in (self._folder, self._folder / _ROWS) if self._is_there() else ():
             for path in _children(folder):
                 if is_part(path.name) and is_abandoned(path):
@@ -341,11 +385,11 @@ class FeatureStore:
         return report
 
     def _evictions(
-        self, spaces: list[SpaceInfo], max_bytes: int | None, older_than: float | None
+        self, kept: Sequence[SpaceInfo | EngineInfo], max_bytes: int | None, older_than: float | None
     ) -> dict[str, str]:
         evicted: dict[str, str] = {}
-        total = sum(space.bytes for space in spaces)
-        for space in sorted(spaces, key=lambda space: space.last_used):
+        total = sum(space.bytes for space in kept)
+        for space in sorted(kept, key=lambda space: space.last_used):
             if older_than is not None and time.time() - space.last_used > older_than:
                 evicted[space.id] = "unused"
             elif max_bytes is not None and total > max_bytes:
@@ -355,10 +399,13 @@ class FeatureStore:
             total -= space.bytes
         return evicted
 
-    def _tidy(self, name: str, report: CareReport) -> None:
-        for path in _children(self._folder / name / "parts"):
+    def _tidy_parts(self, folder: Path, report: CareReport) -> None:
+        for path in _children(folder):
             if is_part(path.name) and is_abandoned(path):
                 _remove(path, "left by a dead process", report)
+
+    def _tidy(self, name: str, report: CareReport) -> None:
+        self._tidy_parts(self._folder / name / "parts", report)
         for path in _quarantined(self._folder / name):
             _remove(path, "damaged", report)
         known = self._known_space(name)
@@ -379,13 +426,15 @@ class FeatureStore:
         Parameters
         ----------
         space : str, optional
-            A space's id, or an unambiguous beginning of it. Default: all, the memory of file digests, and the
-            rows of fits.
+            A space's id, or an unambiguous beginning of it. Default: all, the memory of file digests, the
+            rows of fits, and the graphs of encoders.
         """
         report = CareReport(deleted=True)
         for name in self._ids(space):
             self._remove_space(name, "purged", report)
         if space is None and self._is_there():
+            for name in engine_names(self.root):
+                self._remove_engine(name, "purged", report)
             for path in _children(self._folder):
                 if path.name == MEMO or (is_part(path.name) and is_abandoned(path)):
                     _remove(path, "purged", report)
@@ -395,17 +444,28 @@ class FeatureStore:
         return report
 
     def _remove_space(self, name: str, why: str, report: CareReport) -> None:
-        """Remove a space's own files; what else lies there stays, and so does a live writer's part."""
         folder = self._folder / name
-        own = CareReport(report.deleted)
-        for path in _files(folder):
-            if not is_part(path.name) or is_abandoned(path):
-                _remove(path, why, own)
-        if report.deleted:
-            for inner in (folder / "shards", folder / "parts", folder / "quarantine", folder):
-                with suppress(OSError):
-                    inner.rmdir()
-        report.removed.append(Removal(str(folder), own.bytes, why))
+        inner = (folder / "shards", folder / "parts", folder / "quarantine")
+        _remove_folder(folder, _files(folder), inner, why, report)
+
+    def _remove_engine(self, name: str, why: str, report: CareReport) -> None:
+        folder = engines_folder(self.root) / name
+        _remove_folder(folder, engine_files(folder), (), why, report)
+
+
+def _remove_folder(
+    folder: Path, files: Iterable[Path], inner: Sequence[Path], why: str, report: CareReport
+) -> None:
+    """Remove a folder's own files; what else lies there stays, and so does a live writer's part."""
+    own = CareReport(report.deleted)
+    for path in files:
+        if not is_part(path.name) or is_abandoned(path):
+            _remove(path, why, own)
+    if report.deleted:
+        for path in (*inner, folder):
+            with suppress(OSError):
+                path.rmdir()
+    report.removed.append(Removal(str(folder), own.bytes, why))
 
 
 def _verify_shard(space: Space, name: ShardName, report: VerifyReport) -> None:
