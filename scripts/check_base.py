@@ -60,7 +60,7 @@ class Base:
     def install(self) -> None:
         """Make the environment, without what was there."""
         subprocess.run([sys.executable, "-m", "venv", "--clear", self.folder], check=True, env=self.environment)
-        pip = [self.python, "-m", "pip", "install", "-qq", "-c", ROOT / "constraints.txt", ROOT]
+        pip = [self.python, "-m", "pip", "install", "-qq", "-c", str(ROOT / "constraints.txt"), str(ROOT)]
         subprocess.run(pip, check=True, env=self.environment, cwd=self.work)
 
     def run(self, code: str, *arguments: object) -> Any:  # noqa: ANN401 - what the code prints
