@@ -14,7 +14,11 @@ import pytest
 
 from embedkit.cli import main
 from embedkit.runtime.manifest import read_manifest
+from tests.tiny_classifiers import TAGS, make_classifier
 from tests.tiny_models import WORDS, make_encoder, make_sentence_transformer
+from tests.untraced import leave_untraced
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 class Told(NamedTuple):
@@ -47,6 +51,11 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         return told
 
     return run
+
+
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_untraced(monkeypatch)
 
 
 class Made(NamedTuple):
@@ -148,6 +157,7 @@ assert main(["evaluate", {str(made.exported)!r}, {str(made.data)!r}, "--json"]) 
     assert json.loads(ran.stdout.splitlines()[1])["splits"]["test"]["n"] == 40
 
 
+@pytest.mark.usefixtures("untraced")
 def test_an_encoder_is_exported_with_texts_to_compare(cli: Cli, made: Made) -> None:
     assert "--parity-data" in cli("export-onnx", made.model, "-o", "out", code=2).err
     told = cli("export-onnx", made.model, "-o", "out", "--parity-data", made.data / "train.csv", "--json")
@@ -158,6 +168,7 @@ def test_an_encoder_is_exported_with_texts_to_compare(cli: Cli, made: Made) -> N
     assert "an exported folder already" in cli("export-onnx", "out", "-o", "out2", code=2).err
 
 
+@pytest.mark.usefixtures("untraced")
 def test_data_that_have_gone_are_asked_for(cli: Cli, made: Made, tmp_path: Path) -> None:
     write_rows(tmp_path / "own.csv", 3, 40)
     cli("fit-head", "own.csv", "-m", made.model, "-o", "own", "--no-store")
@@ -182,12 +193,14 @@ def test_heads_without_a_graph_are_refused(clf: str, said: str, cli: Cli, made: 
 def test_what_does_not_fit_is_said_at_once(cli: Cli, made: Made) -> None:
     assert "--overwrite" in cli("export-onnx", made.trained, "-o", made.exported, code=2).err
     assert "leave out --pooling" in cli("export-onnx", made.trained, "-o", "o", "--pooling", "cls", code=2).err
-    assert "name an encoder" in cli("export-onnx", "nowhere", "-o", "o", "-m", "minilm", code=2).err
+    assert "leave out --task" in cli("export-onnx", made.trained, "-o", "o", "--task", "sequence", code=2).err
+    assert "name a model" in cli("export-onnx", "nowhere", "-o", "o", "-m", "minilm", code=2).err
     Path("pairs.csv").write_text("text,text_pair\na,b\n", encoding="utf-8")
     told = cli("export-onnx", made.trained, "-o", "o", "--parity-data", "pairs.csv", code=65)
     assert "holds pairs, but" in told.err
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_plain_encoder_takes_the_pooling_that_is_asked_for(cli: Cli, made: Made, tmp_path: Path) -> None:
     from embedkit import runtime
     from embedkit.encoders import EncoderSettings, FeatureExtractor
@@ -199,3 +212,106 @@ def test_a_plain_encoder_takes_the_pooling_that_is_asked_for(cli: Cli, made: Mad
     texts = ["a good film " * 20, "bad"]
     expected = FeatureExtractor(settings).transform(texts).vectors
     np.testing.assert_allclose(runtime.load("out").encode(texts), expected, atol=1e-5)
+
+
+# --- classifiers of transformers -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def tagger(cli: Cli, untraced: None, tmp_path: Path) -> Path:
+    """Return an exported token classifier."""
+    make_classifier(tmp_path / "ner", "distilbert", "tokens", labels=TAGS, layers=1)
+    lines = [f"{word} O" if place % 9 else f"{word} O\n" for place, word in enumerate(WORDS)]
+    (tmp_path / "words.conll").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    told = cli("export-onnx", "ner", "-o", "tagger", "--parity-data", "words.conll")
+    assert "labels equal, on" in told.out
+    return tmp_path / "tagger"
+
+
+def test_words_are_answered_one_object_a_text(cli: Cli, tagger: Path) -> None:
+    from embedkit import runtime
+
+    text = "Bob's  film, the 18th 😀"
+    (line,) = cli("predict", tagger, text).lines
+    assert line["tokens"] == ["Bob", "'", "s", "film", ",", "the", "18th", "😀"]
+    model = runtime.load(tagger)
+    found = model.tag([line["tokens"]])
+    assert line["tags"] == found.tags[0]
+    assert line["scores"] == found.scores[0]
+    assert line["entities"] == model.entities([text])[0]
+    assert list(line) == ["tokens", "tags", "scores", "entities"]
+
+
+def test_words_that_are_given_stay_as_they_are(cli: Cli, tagger: Path) -> None:
+    rows = [{"id": 1, "tokens": ["New York", "", "is", "good"]}, {"id": 2, "tokens": []}]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    told = cli("predict", tagger, "--input", "in.jsonl")
+    first, second = told.lines
+    assert (first["id"], first["tokens"]) == (1, rows[0]["tokens"])
+    assert (first["tags"][1], first["scores"][1]) == ("O", None)
+    text = " ".join(first["tokens"])
+    assert all(text[found["start"] : found["end"]] == found["word"] for found in first["entities"])
+    assert second == {"id": 2, "tokens": [], "tags": [], "scores": [], "entities": []}
+    assert "1 word of 2 inputs hold nothing that the tokenizer knows" in told.err
+
+
+def test_texts_of_a_file_and_words_of_a_file_give_the_same(cli: Cli, tagger: Path) -> None:
+    Path("texts.csv").write_text("text,id\nthe good film,1\nbad,2\n", encoding="utf-8")
+    Path("words.conll").write_text("the O\ngood O\nfilm O\n\nbad O\n", encoding="utf-8")
+    texts = cli("predict", tagger, "--input", "texts.csv").lines
+    words = cli("predict", tagger, "--input", "words.conll").lines
+    assert [line["id"] for line in texts] == ["1", "2"]
+    for text, word in zip(texts, words, strict=True):
+        assert (text["tokens"], text["tags"], text["entities"]) == (word["tokens"], word["tags"], word["entities"])
+
+
+def test_words_beyond_the_maximum_are_counted(cli: Cli, tagger: Path) -> None:
+    told = cli("predict", tagger, "good " * 50, "bad")
+    assert "4 words of 2 inputs lie beyond the 48 tokens that the model reads, and have no score" in told.err
+    first = told.lines[0]
+    assert first["tags"][-4:] == ["O"] * 4
+    assert first["scores"][-4:] == [None] * 4
+
+
+def test_what_a_token_classifier_does_not_do_is_said(cli: Cli, tagger: Path) -> None:
+    Path("in.csv").write_text("text,label\ngood,a\nbad,b\n", encoding="utf-8")
+    assert "is a token classifier: embedkit predict answers" in cli("evaluate", tagger, "in.csv", code=2).err
+    Path("pairs.csv").write_text("text,text_pair\na,b\n", encoding="utf-8")
+    told = cli("predict", tagger, "--input", "pairs.csv", code=65)
+    assert "holds pairs of texts, but this classifier reads texts or lists of words" in told.err
+    assert "an exported folder already" in cli("export-onnx", tagger, "-o", "again", code=2).err
+
+
+@pytest.mark.usefixtures("untraced")
+def test_tags_of_single_words_make_no_entities(cli: Cli, tmp_path: Path) -> None:
+    make_classifier(tmp_path / "pos", "distilbert", "tokens", labels=("NN", "VB"), layers=1)
+    Path("in.csv").write_text("text\nthe good film\nbad\n", encoding="utf-8")
+    cli("export-onnx", "pos", "-o", "out", "--parity-data", "in.csv")
+    assert list(cli("predict", "out", "good").lines[0]) == ["tokens", "tags", "scores"]
+
+
+@pytest.mark.usefixtures("untraced")
+def test_the_task_is_told_by_the_architecture_or_the_user(cli: Cli, made: Made, tmp_path: Path) -> None:
+    make_classifier(tmp_path / "m", "distilbert", labels=("neg", "pos"), layers=1)
+    data = ["--parity-data", made.data / "train.csv"]
+    cli("export-onnx", "m", "-o", "out", *data, "--max-length", "20")
+    (line,) = cli("predict", "out", "good").lines
+    assert set(line["scores"]) == {"neg", "pos"}
+    cli("evaluate", "out", made.data)
+    cli("export-onnx", "m", "-o", "vectors", *data, "--task", "encoder")
+    assert read_manifest(tmp_path / "vectors")["task"] == "encoder"
+    assert "--parity-data" in cli("export-onnx", "m", "-o", "o", code=2).err
+    assert "leave out --pooling" in cli("export-onnx", "m", "-o", "o", *data, "--pooling", "cls", code=2).err
+    told = cli("export-onnx", "m", "-o", "o", *data, "--task", "tokens", code=2)
+    assert "was trained for the task sequence" in told.err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.usefixtures("untraced")
+def test_pairs_are_told_by_the_data(cli: Cli, tmp_path: Path) -> None:
+    make_classifier(tmp_path / "m", "bert", labels=("no", "yes"), layers=1)
+    rows = "".join(f"{a},{b}\n" for a, b in zip(WORDS, WORDS[5:], strict=False))
+    Path("pairs.csv").write_text(f"premise,hypothesis\n{rows}", encoding="utf-8")
+    cli("export-onnx", "m", "-o", "out", "--parity-data", "pairs.csv")
+    assert "give two each" in cli("predict", "out", "one", code=2).err
+    assert len(cli("predict", "out", "one", "two", "three", "four").lines) == 2

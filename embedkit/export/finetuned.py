@@ -47,7 +47,8 @@ class TaskSource:
     ExportError
         Its tokenizer splits texts otherwise in transformers than from its ``tokenizer.json``.
     UsageError
-        `max_length` is more than the model has positions for, or the inputs are of another kind.
+        The folder says that it was trained for the other task, `max_length` is more than the model has positions
+        for, or the inputs are of another kind.
     """
 
     def __init__(
@@ -57,6 +58,12 @@ class TaskSource:
             raise UsageError(
                 f"max_length {max_length} is more than {folder.resolved.name} has positions for; allowed: up to "
                 f"{folder.positions}"
+            )
+        said = task_of(folder.config)
+        if said not in (None, task):  # a head of another task may have the same names and shapes
+            raise UsageError(
+                f"{folder.resolved.name} was trained for the task {said}, as the architecture in its config.json "
+                f"says; its head is no answer to the task {task}"
             )
         self.folder = folder
         self.metrics: Mapping[str, Any] | None = None
