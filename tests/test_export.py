@@ -603,6 +603,24 @@ def test_weights_outside_of_the_folder_are_never_read(place: str, folder: Path, 
         runtime.load(copy_of(tmp_path / "copy", tmp_path / "again"))
 
 
+def test_weights_beside_the_graph_need_a_digest(folder: Path, tmp_path: Path) -> None:
+    import onnx
+    from onnx.external_data_helper import convert_model_to_external_data
+
+    expected = runtime.load(folder).logits(TEXTS[:4])
+    copy_of(folder, tmp_path / "copy")
+    graph = onnx.load(tmp_path / "copy" / "onnx" / "model.onnx")
+    convert_model_to_external_data(graph, location="weights")
+    onnx.save(graph, tmp_path / "copy" / "onnx" / "model.onnx")
+    target = copy_of(tmp_path / "copy", tmp_path / "again")
+    np.testing.assert_array_equal(runtime.load(target).logits(TEXTS[:4]), expected)
+    manifest = json.loads((target / MANIFEST).read_text())
+    del manifest["files"]["onnx/weights"]
+    (target / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="has weights in 'weights', which is not read"):
+        runtime.load(target)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -308,6 +308,23 @@ def test_the_task_is_told_by_the_architecture_or_the_user(cli: Cli, made: Made, 
 
 
 @pytest.mark.usefixtures("untraced")
+def test_a_model_of_the_hub_is_exported_from_its_cached_copy(
+    cli: Cli, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit, root = "b" * 40, tmp_path / "hub" / "models--org--m"
+    make_classifier(root / "snapshots" / commit, "distilbert", labels=("neg", "pos"), layers=1)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+    cli("export-onnx", "org/m", "-o", "out", "--parity-data", made.data / "train.csv")
+    encoder = read_manifest(tmp_path / "out")["encoder"]
+    assert (encoder["repository"], encoder["commit"]) == ("org/m", commit)
+    assert set(cli("predict", "out", "good").lines[0]["scores"]) == {"neg", "pos"}
+
+
+@pytest.mark.usefixtures("untraced")
 def test_pairs_are_told_by_the_data(cli: Cli, tmp_path: Path) -> None:
     make_classifier(tmp_path / "m", "bert", labels=("no", "yes"), layers=1)
     rows = "".join(f"{a},{b}\n" for a, b in zip(WORDS, WORDS[5:], strict=False))

@@ -292,6 +292,21 @@ def test_the_tokenizer_is_the_one_that_transformers_makes(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("untraced")
+def test_words_begin_with_a_blank_where_the_tokenizer_s_settings_say_so(tmp_path: Path) -> None:
+    """RoBERTa is trained on words with add_prefix_space, which a tokenizer.json of the hub does not know of."""
+    model = make_classifier(tmp_path / "m", "roberta", "tokens", labels=TAGS, layers=1)
+    assert json.loads((model / "tokenizer.json").read_text())["pre_tokenizer"]["add_prefix_space"] is False
+    change(model / "tokenizer_config.json", add_prefix_space=True)
+    export(model, "tokens", tmp_path / "out", SENTENCES)
+    words = ["good", "film", "18th"]
+    theirs = AutoTokenizer.from_pretrained(model, local_files_only=True)(words, is_split_into_words=True)
+    given = runtime.load(tmp_path / "out")._tokenizer.encode_words([words])
+    assert given.tokens.ids.tolist() == theirs["input_ids"]
+    read_again = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert read_again(words, is_split_into_words=True)["input_ids"] == theirs["input_ids"]
+
+
+@pytest.mark.usefixtures("untraced")
 def test_types_that_the_tokenizer_does_not_give_are_not_taken(tmp_path: Path) -> None:
     model = make_classifier(tmp_path / "m", "bert", layers=1)
     change(model / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -508,6 +510,25 @@ def test_predict_and_evaluate_take_texts_and_pairs(
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["evaluate", str(sequence), str(tmp_path / "d.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["d"]["accuracy"] == 0.5
+
+
+def test_words_are_answered_with_the_base_install_alone(folder: Path) -> None:
+    write(folder, graph_of("logits", 3, states=True), id2label=names(TAGS))
+    code = f"""
+import sys
+absent = "torch transformers sklearn pyarrow xxhash scipy safetensors platformdirs huggingface_hub matplotlib " \\
+         "tqdm joblib onnx pandas skops"
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent.split():
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from embedkit.cli import main
+assert main(["predict", {str(folder)!r}, "a good film"]) == 0
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["tokens"] == ["a", "good", "film"]
 
 
 def test_embedkit_load_says_what_opens_it(sequence: Path) -> None:
