@@ -797,7 +797,7 @@ USAGE: dict[str, tuple[Case, str]] = {
     "threads": (lambda w: w.extract("--threads", "0"), "threads is 0"),
     "batch tokens": (lambda w: w.extract("--batch-tokens", "-5"), "batch_tokens is -5"),
     "device": (lambda w: w.extract("--device", "gpu"), "'gpu'"),
-    "engine": (lambda w: w.extract("--engine", "onnx"), "'onnx'"),
+    "engine": (lambda w: w.extract("--engine", "jax"), "'jax'"),
     "store twice": (lambda w: w.extract("--store", "x", "--no-store"), "--no-store"),
     "export": (lambda w: w.extract("-o", "features.txt"), ".parquet"),
     "encoding": (lambda w: w.extract("--encoding", "utf-9"), "'utf-9'"),
