@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import embedkit.runtime
 from embedkit.cli import demo, main, options
 from embedkit.cli import output as output_of
 from embedkit.cli.main import build_parser
@@ -1367,17 +1368,30 @@ def test_the_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     articles = [(f"{words} {i}", topic) for i in range(12) for topic, words in about.items()]
     monkeypatch.setattr(demo, "bbc_news", lambda: ([t for t, _ in articles], [topic for _, topic in articles]))
+    exports = []
+    export = demo._export
+
+    def once(*args: Any) -> Any:  # tracing the same graph again would only cost time
+        exports.append(exports[0] if exports else export(*args))
+        return exports[-1]
+
+    monkeypatch.setattr(demo, "_export", once)
     told = cli("demo")
     assert re.search(r"^accuracy +1\.0000 +\[.*clopper-pearson", told.out, re.M)
     answers = dict(re.findall(r"^([a-z]+) +(0\.\d\d) +The ", told.out, re.M))
     assert list(answers) == ["sport", "business", "tech"]
     assert "60 texts were encoded and 0 came from the store" in told.err
     assert "embedkit fit-head your.csv" in told.err
+    assert re.search(r"^accuracy +1.0000 +1.0000 +difference \+0.0000", told.out, re.M)
+    assert "12 rows are few" in told.out
+    model = embedkit.runtime.load("artifacts/demo-onnx", "int8")
+    assert model.predict(["the team won the match 3"]) == ["sport"]
     assert names(Path("artifacts/demo")) > {"report/confusion_matrix.png", "embedkit.json"}
     again = cli("demo", "--json").json
     assert (again["computed"], again["hits"]) == (0, 60)
     assert again["splits"]["test"]["n"] == 12
     assert [answer["label"] for answer in again["predictions"]] == ["sport", "business", "tech"]
+    assert again["onnx"]["int8"]["published"] is True
     cli("demo", "-o", "mine", "--quiet")
     assert "mine exists" in cli("demo", "-o", "mine", code=2).err
     cli("demo", "-o", "mine", "--overwrite", "--quiet")

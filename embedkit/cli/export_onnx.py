@@ -82,7 +82,11 @@ def run(args: argparse.Namespace) -> int:
     if kind == EXPORTED:
         raise UsageError(f"{args.folder} is an exported folder already")
     exported = _model(args) if kind is None else _classifier(args)
-    _report(args, exported)
+    if args.json:
+        emit(facts(exported, args.output))
+    else:
+        report(exported)
+        say(args, f"saved in {args.output}; try: embedkit predict {shlex.quote(args.output)} ...")
     return 0 if exported.int8 is None or exported.int8.published else 1
 
 
@@ -266,16 +270,24 @@ def _inputs(args: argparse.Namespace, kinds: Sequence[str], data: str) -> Sequen
         ) from error
 
 
-def _report(args: argparse.Namespace, exported: Exported) -> None:
+def facts(exported: Exported, output: str) -> dict[str, Any]:
+    """Return what was written, for programs."""
+    judged = {} if exported.int8 is None else {"int8": exported.int8.to_json()}
+    return {
+        "output": output,
+        "bytes": exported.size,
+        "parity": exported.parity.to_json(),
+        "latency": exported.latency.to_json(),
+        **judged,
+    }
+
+
+def report(exported: Exported) -> None:
+    """Say what was written, how exact, how fast, and what became of int8."""
     from embedkit.data.text import counted
     from embedkit.export import verdict_text
 
     parity, latency = exported.parity, exported.latency
-    if args.json:
-        facts = {"output": args.output, "bytes": exported.size, "parity": parity.to_json()}
-        judged = {} if exported.int8 is None else {"int8": exported.int8.to_json()}
-        emit({**facts, "latency": latency.to_json(), **judged})
-        return
     show(
         f"{exported.size / 1e6:.1f} MB in float32; largest difference to torch {parity.difference:.1g} (allowed "
         f"{parity.allowed:.1g}), labels equal, on {parity.texts} texts of {parity.shortest} to {parity.longest} "
@@ -287,4 +299,3 @@ def _report(args: argparse.Namespace, exported: Exported) -> None:
     )
     if exported.int8 is not None:
         show(verdict_text(exported.int8))
-    say(args, f"saved in {args.output}; try: embedkit predict {shlex.quote(args.output)} ...")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.data import Dataset, LabelCodec, Split
+from embedkit.data import Dataset, LabelCodec, Split, groups_of, holdout
 from embedkit.data.labels import sorted_labels
 from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted, names_of
@@ -122,6 +122,15 @@ def tokens_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float | None 
     if test.kind != "tokens":
         raise DataError(f"{test.source} holds no lists of words, which this classifier reads")
     return Trial(_rows(choice, codec), _rows(test, codec), max_drop)
+
+
+def splits_trial(splits: Mapping[str, Split], codec: LabelCodec, *, seed: int = 42) -> Trial:
+    """Return the rows of splits that are in memory: of test, and of validation or a tenth of train."""
+    train, choice = splits[TRAIN], splits.get(_VALIDATION)
+    if choice is None:
+        labels = None if train.kind == "tokens" else train.labels
+        choice = train.take(holdout(labels, groups_of(train.inputs), _SHARE, seed)[1], _VALIDATION)
+    return Trial(_rows(choice, codec), _rows(splits["test"], codec))
 
 
 def encoder_trial(dataset: Dataset, *, max_drop: float | None = None, seed: int = 42) -> Trial:
