@@ -88,7 +88,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     how = ["--thresholds", "balanced-accuracy", *store]
     fit = ["fit-head", found.data, "-m", found.model, "-o", found.trained, *how]
     assert main([str(argument) for argument in fit]) == 0
-    export = ["export-onnx", found.trained, "-o", found.exported, "--quiet"]
+    # what so few rows lose to int8 is chance
+    export = ["export-onnx", found.trained, "-o", found.exported, "--int8", "--max-drop", "0.5", "--quiet"]
     assert main([str(argument) for argument in export]) == 0
     return found
 
@@ -116,6 +117,47 @@ def test_evaluate_gives_the_same_figures(cli: Cli, made: Made) -> None:
     assert after["splits"] == before["splits"]
     cli("evaluate", made.exported, made.data, "-o", "judged")
     assert json.loads(Path("judged/metrics.json").read_text())["splits"]["test"] == before["splits"]["test"]
+
+
+def test_int8_answers_where_it_is_asked_for(cli: Cli, made: Made) -> None:
+    given = ["--input", made.data / "test.csv"]
+    full, small = (cli("predict", made.exported, *given, "--precision", how).lines for how in ("float32", "int8"))
+    assert cli("predict", made.exported, *given).lines == full
+    assert full != small
+    for one, other in zip(full, small, strict=True):
+        assert other["scores"] == pytest.approx(one["scores"], abs=0.2)
+    (judged,) = cli("evaluate", made.exported, made.data, "--precision", "int8", "--json").lines
+    manifest = read_manifest(made.exported, kind="onnx")
+    assert manifest["int8"]["published"] is True
+    assert manifest["int8"]["comparison"]["first"] == judged["splits"]["test"]["accuracy"]
+    assert manifest["graphs"] == {"float32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+    assert "- int8 (`onnx/model_quantized.onnx`)" in (made.exported / "README.md").read_text(encoding="utf-8")
+    assert "is none" in cli("predict", made.trained, "a text", "--precision", "int8", code=2).err
+
+
+def test_a_missed_verdict_leaves_float32_alone(
+    cli: Cli, made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("embedkit.export.verdict.holds", lambda drop, limit: False)
+    told = cli("export-onnx", made.trained, "-o", tmp_path / "out", "--int8", "--eval-data", made.data, code=1)
+    assert "int8 is not published" in told.out
+    assert sorted(path.name for path in (tmp_path / "out" / "onnx").iterdir()) == ["model.onnx"]
+    manifest = read_manifest(tmp_path / "out", kind="onnx")
+    assert (manifest["int8"]["published"], manifest["graphs"]) == (False, {"float32": "onnx/model.onnx"})
+    assert "holds no graph in int8" in cli("predict", tmp_path / "out", "a", "--precision", "int8", code=2).err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--eval-data", "x"], "give --int8 too"),
+        (["--max-drop", "0.1"], "give --int8 too"),
+        (["--int8", "--max-drop", "1"], "allowed: 0 up to 1"),
+        (["--int8", "--max-drop", "nan"], "allowed: 0 up to 1"),
+    ],
+)
+def test_flags_of_int8_that_make_no_sense(flags: list[str], said: str, cli: Cli, made: Made) -> None:
+    assert said in cli("export-onnx", made.trained, "-o", "out", *flags, code=2).err
 
 
 def test_what_is_lost_is_said(cli: Cli, made: Made) -> None:

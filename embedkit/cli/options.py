@@ -125,6 +125,11 @@ def add_artifact_encoder(parser: argparse.ArgumentParser) -> None:
     """Add what may be said about the encoder of a trained classifier."""
     group = parser.add_argument_group("encoder")
     group.add_argument("-m", "--model", help="where the encoder is now, if it has moved")
+    group.add_argument(
+        "--precision",
+        choices=("float32", "int8"),
+        help="which graph of an exported folder answers (default float32)",
+    )
     add_engine(group)
     add_compute(group)
 
@@ -330,7 +335,13 @@ def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassif
     folder = Path(args.folder)
     if answers_alone(folder):
         _refuse_useless(args)
-        return opener(folder, threads=args.threads, batch_tokens=args.batch_tokens)
+        precision = args.precision or "float32"
+        return opener(folder, precision=precision, threads=args.threads, batch_tokens=args.batch_tokens)
+    if args.precision is not None:
+        raise UsageError(
+            f"--precision chooses a graph of an exported folder, and {folder} is none; make one with "
+            "embedkit export-onnx --int8, or leave it out"
+        )
     if kind_of(folder) != CLASSIFIER:  # said before a package is asked for that would not help
         read_manifest(folder, kind=CLASSIFIER)
     return trained_of(args, args.folder, args.model)
