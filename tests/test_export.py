@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from embedkit.estimators.exported import load_exported
 from embedkit.export import Trained, export_classifier, export_encoder
 from embedkit.export.dense import CERTAIN, dense_of
 from embedkit.export.graph import Graph
-from embedkit.export.parity import compare, mixed_batches, parity_inputs
+from embedkit.export.parity import Parity, compare, mixed_batches, parity_inputs
 from embedkit.heads import (
     CalibratedHead,
     ConstantHead,
@@ -133,30 +133,70 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # --- families ------------------------------------------------------------------------------------------
 
-# Blocks, settings and kind: poolings, layers and kinds are shared out, so that each is tried with some family.
-VIEWS: dict[str, tuple[int, dict[str, Any], str]] = {
-    "bert": (1, {"pooling": "cls+mean", "normalize": True, "max_length": 20}, "pair"),
-    "distilbert": (1, {"pooling": "max", "layers": (0, -1)}, "text"),
-    "roberta": (2, {"pooling": "mean", "layers": (1, 2), "layer_join": "mean"}, "text"),
-    "xlm-roberta": (1, {"pooling": "last", "normalize": True}, "text"),
-    "mpnet": (1, {"pooling": "mean_sqrt_len"}, "pair"),
-    "electra": (2, {"pooling": "cls", "layers": (1,)}, "text"),
-    "deberta-v2": (1, {"pooling": "mean+max", "normalize": True}, "text"),
-    "modernbert": (2, {"pooling": "mean", "layers": "all"}, "text"),
-    "albert": (1, {"pooling": "pooler"}, "text"),
+
+class View(NamedTuple):
+    """What is tried with a family: poolings, layers, kinds, heads and windows are shared out among them."""
+
+    settings: dict[str, Any]
+    blocks: int = 1
+    kind: str = "text"
+    head: Callable[[int], Head] = lambda width: linear(width, 3, "softmax")
+
+
+VIEWS = {
+    "bert": View({"pooling": "mean", "max_length": 24}),
+    "distilbert": View(
+        {"pooling": "max", "layers": (0, -1), "long": "mean", "normalize": True, "max_length": 10},
+        head=lambda width: linear(width, 1, "sigmoid"),
+    ),
+    "roberta": View({"pooling": "mean", "layers": (1, 2), "layer_join": "mean"}, blocks=2),
+    "xlm-roberta": View({"pooling": "last", "normalize": True}),
+    "mpnet": View({"pooling": "mean_sqrt_len"}, kind="pair"),
+    "electra": View({"pooling": "cls+mean", "layers": (1,), "normalize": True}, blocks=2, kind="pair"),
+    "deberta-v2": View({"pooling": "mean+max", "normalize": True}),
+    "modernbert": View({"pooling": "mean", "layers": "all"}, blocks=2),
+    "albert": View({"pooling": "pooler"}, head=lambda width: mlp(width, 3, "tanh", multi_label=True)),
 }
 
 
+class Made(NamedTuple):
+    """A classifier, what it was exported to, and what it was compared on."""
+
+    classifier: Trained
+    folder: Path
+    parity: Parity
+    inputs: Sequence[Text]
+
+
+def make(family: str, models: Models, folder: Path, **more: Any) -> Made:
+    view = VIEWS[family]
+    extractor = opened(models(family, view.blocks), **view.settings)
+    classifier = trained(extractor, view.head(extractor.width()), view.kind, **more)
+    inputs = PAIRS if view.kind == "pair" else TEXTS
+    exported = export_classifier(classifier, folder, inputs, threads=1)
+    return Made(classifier, folder, exported.parity, inputs)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Made:
+    """Return an exported classifier of three labels."""
+    metrics = {"splits": {"test": {"n": 50, "accuracy": 0.75, "accuracy_ci95": [0.6, 0.85], "macro_f1": 0.7}}}
+    target = tmp_path_factory.mktemp("exported") / "out"
+    return make("bert", models, target, about={"seed": 7}, metrics=metrics)
+
+
+@pytest.fixture(scope="module")
+def folder(bert: Made) -> Path:
+    return bert.folder
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_answers_as_in_torch(family: str, models: Models, tmp_path: Path) -> None:
-    blocks, settings, kind = VIEWS[family]
-    extractor = opened(models(family, blocks), **settings)
-    classifier = trained(extractor, linear(extractor.width(), 3, "softmax"), kind)
-    inputs = PAIRS if kind == "pair" else TEXTS
-    exported = export_classifier(classifier, tmp_path / "out", inputs, threads=1)
-    assert exported.parity.longest == settings.get("max_length", POSITIONS)
-    assert exported.parity.labels_equal == 1
-    check_equal(classifier, tmp_path / "out", inputs[:40])
+def test_every_family_answers_as_in_torch(family: str, bert: Made, models: Models, tmp_path: Path) -> None:
+    made = bert if family == "bert" else make(family, models, tmp_path / "out")
+    assert made.parity.longest == VIEWS[family].settings.get("max_length", POSITIONS)
+    assert made.parity.labels_equal == 1
+    check_equal(made.classifier, made.folder, made.inputs[:40])
+    check_probabilities_of_the_graph(runtime.load(made.folder))
 
 
 @pytest.fixture(scope="module")
@@ -196,21 +236,16 @@ HEADS: dict[str, tuple[Callable[[int], Head], Thresholds | None]] = {
 }
 
 
-def check_head(name: str, models: Models, folder: Path) -> Predictor:
-    make, thresholds = HEADS[name]
-    extractor = opened(models("distilbert"), pooling="mean")
-    classifier = trained(extractor, make(extractor.width()), thresholds=thresholds)
-    export_classifier(classifier, folder, TEXTS, threads=1)
-    check_equal(classifier, folder, some_texts(9, 40))
-    model = runtime.load(folder)
-    assert list(model._session.outputs) == ["logits", *["probabilities"] * classifier.head.has_probabilities]
-    return model
-
-
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_are_folded_in(name: str, models: Models, tmp_path: Path) -> None:
-    model = check_head(name, models, tmp_path / "out")
+    head, thresholds = HEADS[name]
+    extractor = opened(models("distilbert"), pooling="mean")
+    classifier = trained(extractor, head(extractor.width()), thresholds=thresholds)
+    export_classifier(classifier, tmp_path / "out", TEXTS, threads=1)
+    check_equal(classifier, tmp_path / "out", some_texts(9, 40))
+    model = runtime.load(tmp_path / "out")
+    assert list(model._session.outputs) == ["logits", *["probabilities"] * classifier.head.has_probabilities]
     if name == "margins":
         with pytest.raises(UsageError, match="scores and no probabilities"):
             model.predict_proba(TEXTS[:1])
@@ -218,15 +253,11 @@ def test_heads_are_folded_in(name: str, models: Models, tmp_path: Path) -> None:
         check_probabilities_of_the_graph(model)
 
 
-def test_a_head_is_traced_as_it_is(models: Models, tmp_path: Path) -> None:
-    check_probabilities_of_the_graph(check_head("labels", models, tmp_path / "out"))
-
-
 def check_probabilities_of_the_graph(model: Predictor) -> None:
     """Other tools take them, or make them of the logits."""
     ids = np.array([[5, 6, 7]], np.int64)
-    fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    logits, given = model._session.handle.run(["logits", "probabilities"], fed)
+    fed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    logits, given = model._session.answer(["logits", "probabilities"], fed)
     if model.description.multi_label:
         expected = 1 / (1 + np.exp(-logits))
     else:
@@ -286,32 +317,24 @@ def test_prompt_lower_case_and_the_side_are_the_folder_s(sentences: Path, tmp_pa
     assert "before every text" in (tmp_path / "out" / "README.md").read_text()
 
 
-def check_windows(kind: str, normalize: bool, models: Models, folder: Path) -> None:
-    extractor = opened(models("distilbert"), pooling="mean", normalize=normalize, long="mean", max_length=10)
-    texts = [*some_texts(12, 25), ""]
-    if kind == "encoder":
-        export_encoder(extractor, folder, TEXTS, threads=1)
-        found = runtime.load(folder).encode(texts)
-        np.testing.assert_allclose(found, extractor.transform(texts).vectors, rtol=0, atol=1e-5)
-        return
-    several = kind == "labels"
-    head = linear(extractor.width(), 3 if several else 1, "sigmoid", multi_label=several)
-    classifier = trained(extractor, head)
-    export_classifier(classifier, folder, TEXTS, threads=1)
-    check_equal(classifier, folder, texts)
-
-
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", ["two", "labels", "encoder"])
 def test_windows_of_long_texts_are_averaged_before_the_head(
     normalize: bool, kind: str, models: Models, tmp_path: Path
 ) -> None:
-    check_windows(kind, normalize, models, tmp_path / "out")
-
-
-def test_what_windows_are_averaged_in_is_traced(models: Models, tmp_path: Path) -> None:
-    check_windows("two", True, models, tmp_path / "out")
+    extractor = opened(models("distilbert"), pooling="mean", normalize=normalize, long="mean", max_length=10)
+    texts = [*some_texts(12, 25), ""]
+    if kind == "encoder":
+        export_encoder(extractor, tmp_path / "out", TEXTS, threads=1)
+        found = runtime.load(tmp_path / "out").encode(texts)
+        np.testing.assert_allclose(found, extractor.transform(texts).vectors, rtol=0, atol=1e-5)
+        return
+    several = kind == "labels"
+    head = linear(extractor.width(), 3 if several else 1, "sigmoid", multi_label=several)
+    classifier = trained(extractor, head)
+    export_classifier(classifier, tmp_path / "out", TEXTS, threads=1)
+    check_equal(classifier, tmp_path / "out", texts)
 
 
 @pytest.mark.usefixtures("untraced")
@@ -455,17 +478,6 @@ def test_texts_of_all_lengths_are_chosen(models: Models) -> None:
 
 
 # --- the folder ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, models: Models) -> Path:
-    """Return an exported classifier."""
-    extractor = opened(models("bert"), pooling="mean", max_length=24)
-    metrics = {"splits": {"test": {"n": 50, "accuracy": 0.75, "accuracy_ci95": [0.6, 0.85], "macro_f1": 0.7}}}
-    classifier = trained(extractor, linear(extractor.width(), 3, "softmax"), about={"seed": 7}, metrics=metrics)
-    target = tmp_path_factory.mktemp("exported") / "out"
-    export_classifier(classifier, target, TEXTS, threads=1)
-    return target
 
 
 def test_the_layout_is_what_other_tools_read(folder: Path) -> None:
