@@ -243,8 +243,11 @@ def _shortened(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> _Shor
     encoder, settings = manifest.get("encoder"), metrics.get("settings")
     if isinstance(encoder, dict) and not encoder.get("repository"):
         found.add(str(encoder.get("name")))
-    if isinstance(settings, dict) and isinstance(settings.get("data"), str):
-        found |= {settings["data"]} if not settings["data"].startswith("hf:") else set()
+    # also relative paths, where nothing but data can stand
+    data = [settings.get("data")] if isinstance(settings, dict) else []
+    verdict = manifest.get("int8")
+    data += [verdict.get(name) for name in ("choice", "test")] if isinstance(verdict, dict) else []
+    found |= {text for text in data if isinstance(text, str) and not text.startswith("hf:")}
     paths = (path for path in found - labels if re.search(r"[/\\]", path) and PureWindowsPath(path).name)
     short = {path: f"./{PureWindowsPath(path).name}" for path in paths}  # never taken for a name of the hub
     return _Short({path: name for path, name in short.items() if path != name})

@@ -164,6 +164,24 @@ def test_an_exported_folder_goes_up_with_all_its_files(tmp_path: Path) -> None:
     assert not any("others need it too" in note for note in found.notes)
 
 
+def test_the_verdict_on_int8_names_its_data_without_their_place(tmp_path: Path) -> None:
+    verdict = {
+        "choice": "/home/alice/acme/train.csv (validation, 33 rows)",
+        "test": "acme/test.csv (test, 9 rows)",
+    }
+    folder = make(tmp_path / "a", kind="onnx", card="# A", int8=verdict)
+    found = json.loads(content(shareable(folder).files, MANIFEST))["int8"]
+    assert found == {"choice": "./train.csv (validation, 33 rows)", "test": "./test.csv (test, 9 rows)"}
+
+
+def test_the_verdict_names_its_data_where_they_are_looked_for() -> None:
+    from dataclasses import fields
+
+    from embedkit.export.verdict import Verdict
+
+    assert {"choice", "test"} <= {field.name for field in fields(Verdict)}
+
+
 @pytest.mark.parametrize(
     ("path", "seen"),
     [
