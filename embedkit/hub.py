@@ -344,6 +344,8 @@ class Uploaded:
         40 hexadecimal digits.
     private : bool
         Whether only its owner and those that the owner lets in can see it.
+    replaced : tuple of str
+        Files that were there before under names that this upload has too.
     removed : tuple of str
         Files that an earlier upload by embedkit had listed and that this one has not.
     kept : tuple of str
@@ -354,6 +356,7 @@ class Uploaded:
     url: str
     commit: str
     private: bool
+    replaced: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
 
@@ -462,8 +465,8 @@ def _upload(
     commit = api.create_commit(
         repository, [*operations, *removals], commit_message=message, revision=revision, repo_type="model"
     )
-    kept = sorted(there - stale - set(files))
-    return Uploaded(repository, str(made), commit.oid, is_private, tuple(sorted(stale)), tuple(kept))
+    before = (there & set(files), stale, there - stale - set(files))
+    return Uploaded(repository, str(made), commit.oid, is_private, *(tuple(sorted(names)) for names in before))
 
 
 def _listed_before(api: HfApi, repository: str, revision: str | None, there: set[str]) -> set[str]:

@@ -486,6 +486,7 @@ def test_what_an_earlier_upload_left_is_removed_and_the_rest_stays(hub: Hub) -> 
     done = upload({"a": b"1", MANIFEST: b"{}"}, "me/m")
     assert done.removed == ("onnx/old.onnx",)
     assert done.kept == ("mine.md",)
+    assert done.replaced == ("a", MANIFEST)
     assert set(hub.there) == {"a", "mine.md", MANIFEST}
     assert len(hub.commits) == 1
 
@@ -674,7 +675,7 @@ def test_the_command_as_json(push: Callable[..., Told], hub: Hub, artifact: Path
     facts = json.loads(told.out)
     assert facts == {
         "repository": "me/m", "url": "https://huggingface.co/me/m", "commit": COMMIT, "private": True,
-        "files": sorted(hub.there), "removed": [], "kept": [],
+        "files": sorted(hub.there), "replaced": [], "removed": [], "kept": [],
     }  # fmt: skip
     assert "report/errors.csv" in facts["files"]
 
@@ -687,6 +688,7 @@ def test_a_second_push_without_the_report_takes_it_down(
     told = push(artifact, "me/m")
     assert "removed there, because this upload has them no more: report/" in told.err
     assert "earlier commits of the repository still hold them" in told.err
+    assert f"the {CARD} there was replaced" in told.err
     assert "1 other file of the repository: left unchanged" in told.err
     assert not any(name.startswith("report") for name in hub.there)
 

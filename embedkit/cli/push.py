@@ -46,7 +46,15 @@ def run(args: argparse.Namespace) -> int:
     tell_notes(args, _about_the_repository(done))
     if args.json:
         facts = {"repository": done.repository, "url": done.url, "commit": done.commit, "private": done.private}
-        emit({**facts, "files": sorted(chosen.files), "removed": done.removed, "kept": done.kept})
+        emit(
+            {
+                **facts,
+                "files": sorted(chosen.files),
+                "replaced": done.replaced,
+                "removed": done.removed,
+                "kept": done.kept,
+            }
+        )
         return 0
     who = "private" if done.private else "public"
     show(f"{len(chosen.files)} files in {done.url} ({who}), commit {done.commit}")
@@ -55,11 +63,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _about_the_repository(done: Uploaded) -> Iterator[str]:
     """Say what became of files that were there before."""
+    from embedkit.sharing import CARD
+
     if done.removed:
         yield (
             f"removed there, because this upload has them no more: {', '.join(done.removed)}; earlier commits of "
             "the repository still hold them"
         )
+    if CARD in done.replaced:
+        yield f"the {CARD} there was replaced; to keep one of your own, put it into the folder before a push"
     if done.kept:
         others = "1 other file" if len(done.kept) == 1 else f"{len(done.kept)} other files"
         yield f"{others} of the repository: left unchanged"
