@@ -182,7 +182,7 @@ def first_answers(base: Base, folder: Path, rounds: int) -> Iterable[Check]:
         ("first answer of `embedkit predict`", [base.seconds_to_line(command)[0] for _ in range(rounds)]),
     ):
         median = statistics.median(taken)
-        yield Check(what, f"{median:.2f} s", f"below {FIRST:.0f} s", median < FIRST)
+        yield Check(what, f"{median:.2f} s (least {min(taken):.2f})", f"below {FIRST:.0f} s", median < FIRST)
 
 
 _SERVE = """
