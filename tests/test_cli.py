@@ -1058,7 +1058,7 @@ def test_a_row_is_called_what_it_is_in_the_file(
 ) -> None:
     """Training's rows are in the store; rows 1 and 2 of the file have no text; the first of the others is 3."""
     table = [{"text": "", "label": "pos"}, {"text": "", "label": "neg"}, *without(rows(2, 900), "id")]
-    monkeypatch.setattr("embedkit.encoders.FeatureExtractor.encoder", lambda self: Broken())
+    monkeypatch.setattr("embedkit.encoders.FeatureExtractor.encoder", lambda self, *_, **__: Broken())
     monkeypatch.setattr("embedkit.cli.predict._BYTES", 1)
     given(monkeypatch, f"{text(1)}\n{text(2)}\n{text(900)}\n".encode())
     places = {
@@ -1420,7 +1420,7 @@ class Slow(FakeEncoder):
             yield done
 
 encoder = Slow(delay=float(sys.argv.pop(1)))
-FeatureExtractor.encoder = lambda self: encoder
+FeatureExtractor.encoder = lambda self, *_, **__: encoder
 sys.exit(main())
 """
 

@@ -14,10 +14,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,6 @@ from embedkit.encoders.tokenizer_file import require_torch
 from embedkit.errors import ExportError, ModelError, StoreError, UsageError
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens
 from embedkit.store import FeatureStore, FileDigests, KeptEngine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from embedkit.encoders.torch_encoder import TorchEncoder
 
 OPSET = 20
 SCHEMA = 1  # raised when something else is traced
@@ -117,15 +112,15 @@ class EngineSource:
         if [self.digests.sha256(path) for path in self.folder.weights] != self.weights:
             raise ModelError(f"{self.folder.path}: the weights changed since they were read; start again")
 
-    def torch(self, device: str) -> TorchEncoder:
-        """Open the encoder in torch."""
+    def torch(self, device: str) -> tuple[Encoder, str]:
+        """Open the encoder in torch; return it and the kind of device that it is on."""
         require_torch("computing features")
         import_torch()
-        from embedkit.encoders.torch_encoder import open_encoder
+        from embedkit.encoders.torch_encoder import open_encoder, resolve_device
 
         encoder = open_encoder(self.folder, (*self.weights, self.config), self.recipe.precision, device)
         self.check_weights()
-        return encoder
+        return encoder, str(resolve_device(device).type)
 
 
 @functools.cache
@@ -276,8 +271,8 @@ class Engines:
         if self._choosing:
             self.note = "engine: torch (no graph of this encoder is kept; --engine onnx makes one)"
         self.name = "torch"
-        encoder = self._source.torch(self._source.settings.device)
-        if encoder.device.type != "cpu":
+        encoder, device = self._source.torch(self._source.settings.device)
+        if device != "cpu":
             self._choosing, self.note = False, None
         return encoder
 

@@ -59,7 +59,7 @@ def make_engine(source: EngineSource, texts: Sequence[Text], path: Path) -> Maki
     inputs = parity_inputs(_enough(texts), source.tokenizer)
     imports = import_torch()
     opening = time.perf_counter()
-    torch = source.torch("cpu")
+    torch, _ = source.torch("cpu")
     opened = time.perf_counter() - opening
     outputs = _trace(source, inputs, path)
     onnx = OnnxEncoder(path, source.folder.resolved.name)
