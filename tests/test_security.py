@@ -1054,7 +1054,7 @@ def test_no_text_is_logged_at_any_level(
     assert "it listens" in logged.getvalue()
     assert CANARY not in logged.getvalue()
     assert CANARY not in said
-    monkeypatch.setattr("embedkit.encoders.FeatureExtractor.encoder", lambda self: test_cli.Broken())
+    monkeypatch.setattr("embedkit.encoders.FeatureExtractor.encoder", lambda self, *_, **__: test_cli.Broken())
     failed = cli("predict", "out", text(99), "--debug", "--no-store", code=65)  # its traceback too
     assert "row 1: the encoder gave a vector that is not finite" in failed.err
     assert CANARY not in failed.err + logged.getvalue()
