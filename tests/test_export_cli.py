@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 
 from embedkit.cli import main
+from embedkit.data import open_dataset
+from embedkit.evaluation.trial import encoder_trial
+from embedkit.heads import HeadSpec, fit_head
+from embedkit.runtime import load
 from embedkit.runtime.manifest import read_manifest
 from tests.tiny_classifiers import TAGS, make_classifier
 from tests.tiny_models import WORDS, make_encoder, make_sentence_transformer
@@ -208,6 +212,43 @@ def test_an_encoder_is_exported_with_texts_to_compare(cli: Cli, made: Made) -> N
     assert figures["bytes"] == (Path("out") / "onnx" / "model.onnx").stat().st_size
     assert "an encoder, which gives no labels" in cli("predict", "out", "a text", code=2).err
     assert "an exported folder already" in cli("export-onnx", "out", "-o", "out2", code=2).err
+
+
+def test_int8_of_an_encoder_is_judged_by_a_classifier_on_its_vectors(cli: Cli, made: Made) -> None:
+    how = ["-o", "out", "--parity-data", made.data / "train.csv", "--int8"]
+    assert "--eval-data" in cli("export-onnx", made.model, *how, code=2).err
+    (figures,) = cli(
+        "export-onnx", made.model, *how, "--eval-data", made.data, "--max-drop", "0.9", "--json"
+    ).lines
+    models = {precision: load("out", precision) for precision in ("float32", "int8")}
+    full, small = (model.encode(["good film", "bad"]) for model in models.values())
+    assert 0 < np.abs(full - small).max() < 0.2
+    trial = encoder_trial(open_dataset(str(made.data)))
+    fit, test = trial.fit, trial.test
+    assert fit is not None
+    head = fit_head(HeadSpec("logreg"), models["float32"].encode(fit.inputs), fit.true, fit.classes).head
+    for name, precision in (("second", "float32"), ("first", "int8")):
+        right = head.predict(models[precision].encode(test.inputs)) == test.true
+        assert figures["int8"]["comparison"][name] == pytest.approx(right.mean())
+
+
+def test_int8_of_a_tagger_is_judged_by_its_words(cli: Cli, tmp_path: Path) -> None:
+    model = make_classifier(tmp_path / "model", "bert", "tokens", labels=TAGS)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 40), ("test", 12)):
+        rows = [[str(word) for word in rng.choice(WORDS, size=int(rng.integers(1, 9)))] for _ in range(count)]
+        lines = [json.dumps({"tokens": words, "tags": ["B-PER"] * len(words)}) for words in rows]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = tmp_path / "data"
+    how = ["--parity-data", data, "--int8", "--eval-data", data, "--max-drop", "0.9"]
+    (figures,) = cli("export-onnx", model, "-o", "tagger", *how, "--json").lines
+    verdict = figures["int8"]
+    assert (verdict["published"], verdict["rows"]) == (True, 12)
+    assert verdict["comparison"]["method"].endswith("groups drawn whole")
+    sentences = [json.loads(line)["tokens"] for line in (data / "test.jsonl").read_text().splitlines()]
+    tags = [tag for words in load("tagger", "int8").predict_tokens(sentences) for tag in words]
+    assert verdict["comparison"]["first"] == pytest.approx(np.mean([tag == "B-PER" for tag in tags]), abs=0.1)
 
 
 @pytest.mark.usefixtures("untraced")
