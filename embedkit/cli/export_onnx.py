@@ -165,17 +165,9 @@ def _task_trial(args: argparse.Namespace, task: str, folder: ModelFolder) -> Tri
 
 def _labelled(args: argparse.Namespace, data: str) -> Dataset:
     """Open the labelled data that int8 is judged on."""
-    from embedkit.data import Columns, open_dataset
+    from embedkit.data import open_dataset
 
-    columns = Columns(
-        text=args.text_column,
-        pair=args.pair_column,
-        label=args.label_column,
-        tokens=args.tokens_column,
-        tags=args.tags_column,
-        label_separator=args.label_separator,
-    )
-    return open_dataset(data, columns=columns, labels="required", missing_text="drop")
+    return open_dataset(data, columns=options.columns_of(args), labels="required", missing_text="drop")
 
 
 def _eval_data(args: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from embedkit.cli.output import inert, say
 from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedkit.data import Dataset, Split
+    from embedkit.data import Columns, Dataset, Split
     from embedkit.encoders import EncoderSettings, EngineMaker, FeatureExtractor
     from embedkit.encoders.engines import EngineSource, Making
     from embedkit.estimators.exported import ExportedClassifier, ExportedTagger
@@ -227,19 +227,11 @@ def add_output(parser: argparse.ArgumentParser, what: str, *, required: bool = F
 
 def dataset_of(args: argparse.Namespace, *, labels: str = "optional") -> Dataset:
     """Open the data that the flags name."""
-    from embedkit.data import Columns, open_dataset
+    from embedkit.data import open_dataset
 
-    columns = Columns(
-        text=args.text_column,
-        pair=args.pair_column,
-        label=args.label_column,
-        tokens=args.tokens_column,
-        tags=args.tags_column,
-        label_separator=args.label_separator,
-    )
     return open_dataset(
         args.data,
-        columns=columns,
+        columns=columns_of(args),
         task=args.task,
         encoding=args.encoding,
         train=args.train,
@@ -248,6 +240,20 @@ def dataset_of(args: argparse.Namespace, *, labels: str = "optional") -> Dataset
         missing_text=args.missing_text,
         bad_unicode=args.bad_unicode,
         labels=labels,  # type: ignore[arg-type]  # open_dataset checks it
+    )
+
+
+def columns_of(args: argparse.Namespace) -> Columns:
+    """Return the columns that the flags name."""
+    from embedkit.data import Columns
+
+    return Columns(
+        text=args.text_column,
+        pair=args.pair_column,
+        label=args.label_column,
+        tokens=args.tokens_column,
+        tags=args.tags_column,
+        label_separator=args.label_separator,
     )
 
 

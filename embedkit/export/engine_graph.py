@@ -61,9 +61,6 @@ def write_layers(folder: ModelFolder, path: Path, examples: Sequence[NDArray[np.
         transformers cannot open the folder.
     """
     model, has_pooler = load_model(folder, torch.float32)
-    # Attention written out: onnxruntime computes it faster than what torch's fused one is traced into, which also
-    # looks for rows without any token.
-    model.set_attn_implementation("eager")
     graph = LayersGraph(model, folder.layers, pooler=has_pooler).eval()
     write_graph(graph, path, examples, pad_id)
     return graph.outputs

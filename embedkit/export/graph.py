@@ -19,13 +19,13 @@ from transformers import (  # noqa: TID253 - nor they
 )
 
 from embedkit.encoders import ModelFolder, Recipe
+from embedkit.encoders.engines import OPSET
 from embedkit.encoders.torch_encoder import load_model, open_pretrained, states_of, takes_types, threads_set
 from embedkit.errors import ExportError, ModelError
 from embedkit.export.dense import Dense
 from embedkit.runtime.pooling import pool
 from embedkit.runtime.tokens import Tokens
 
-OPSET = 20
 LARGEST = 2 << 30  # bytes of one protobuf file
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 _ACTIVATIONS = {"identity": torch.nn.Identity, "relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
