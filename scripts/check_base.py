@@ -330,7 +330,7 @@ def table(checks: Sequence[Check], heads: Sequence[str]) -> list[str]:
     return lines
 
 
-def rendered(base: Base, data: Path, measured: Sequence[Check], ran: Sequence[Check]) -> str:
+def rendered(base: Base, data: Path, load: float, measured: Sequence[Check], ran: Sequence[Check]) -> str:
     code = f"import json; from importlib.metadata import version as v; print(json.dumps([v(n) for n in {BASE}]))"
     versions = ", ".join(f"{name} {number}" for name, number in zip(BASE, base.run(code), strict=True))
     given = f" --data {data.name}" if data.is_dir() else ""
@@ -338,7 +338,8 @@ def rendered(base: Base, data: Path, measured: Sequence[Check], ran: Sequence[Ch
         "# The base install, proven",
         "",
         f"`python scripts/check_base.py --work DIR{given}`, {datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} cores "
-        f"of {processor()}, Python {platform.python_version()}, {versions}.",
+        f"of {processor()} (load average {load:.1f} at the start), Python {platform.python_version()}, "
+        f"{versions}.",
         "",
         "A fresh virtual environment with `pip install -c constraints.txt .` and nothing else. The classifier is "
         "all-MiniLM-L6-v2 in float32 with logistic regression. Times are medians of fresh processes, files warm "
@@ -379,6 +380,7 @@ def main() -> int:
     base = Base(work)
     if not args.keep_environment:
         base.install()
+    load = os.getloadavg()[0]
     measured = [
         *sizes(base),
         *imports(base, args.rounds),
@@ -388,7 +390,7 @@ def main() -> int:
         *agreement(base, trained, folder, files),
     ]
     ran = list(commands(base, trained, folder))
-    text = rendered(base, data, measured, ran)
+    text = rendered(base, data, load, measured, ran)
     args.output.write_text(text, encoding="utf-8")
     print(text)
     missed = [check.what for check in (*measured, *ran) if not check.holds]

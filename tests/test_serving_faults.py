@@ -419,6 +419,19 @@ def test_the_base_install_keeps_figures_without_pictures(
     assert figures[0] == figures[1]
 
 
+def test_figures_are_replaced_by_new_ones(
+    command: Bare, served: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    line = ("evaluate", served, rows["csv"], "-o", "judged")
+    assert command(*line).returncode == 0
+    assert command(*line).returncode == 2
+    assert command(*line, "--overwrite").returncode == 0
+    assert "of the kind 'evaluation'" in command("predict", "judged", "a text").stderr
+    (tmp_path / "judged" / "notes.txt").write_text("mine")
+    told = command(*line, "--overwrite")
+    assert (told.returncode, "notes.txt" in told.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -10,6 +10,8 @@ from pathlib import Path
 from embedkit.cli import options
 from embedkit.cli.output import emit, progress, say, show, tell_notes
 
+_KIND = "evaluation"
+
 
 def add(subparsers: options.Subparsers) -> None:
     """Add the command."""
@@ -25,7 +27,7 @@ def add(subparsers: options.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict a labelled split and judge it."""
-    from embedkit.artifact import check_replaceable, staged
+    from embedkit.artifact import check_replaceable, staged, write_manifest
     from embedkit.evaluation.judged import check_positive, judged, split_to_judge, write_judged
     from embedkit.evaluation.report import classification_text, write_metrics
     from embedkit.runtime.texts import require_texts
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
             share = done.truncated / max(1, done.rows)
             write_metrics(stage, splits={split.name: metrics}, seconds=seconds, settings=settings, truncated=share)
             write_judged(stage, entry, pictures=_drawable(args))
+            write_manifest(stage, {"kind": _KIND})  # by which --overwrite knows it for ours
     if args.json:
         emit({"splits": {split.name: metrics}, "seconds": {k: round(v, 4) for k, v in seconds.items()}})
     else:
