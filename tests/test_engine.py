@@ -27,8 +27,9 @@ from embedkit.errors import ExportError, UsageError
 from embedkit.estimators.frozen import exact_settings
 from embedkit.estimators.text_encoder import TextEncoder
 from embedkit.export import engine as making
-from embedkit.export import engine_graph, graph
+from embedkit.export import engine_graph
 from embedkit.export.engine import TOLERANCE, make_engine
+from embedkit.export.frozen import FrozenSource
 from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Text
 from embedkit.store import FeatureStore
@@ -248,6 +249,13 @@ def test_auto_takes_torch_for_another_precision(models: Models, with_graph: Path
     assert (opened.engine, opened.engine_notes) == ("torch", [])
 
 
+def test_an_exported_graph_is_compared_with_torch(models: Models, with_graph: Path) -> None:
+    opened = extractor(models("bert"), FeatureStore(with_graph), engine="onnx")
+    source = FrozenSource(opened, TEXTS)
+    in_torch = vectors(extractor(models("bert"), engine="torch"), source.inputs)  # type: ignore[arg-type]
+    assert np.array_equal(source.expected(1), in_torch)
+
+
 def test_a_graph_that_nothing_makes_is_refused(models: Models) -> None:
     with pytest.raises(UsageError, match="nothing here makes graphs"):
         FeatureExtractor(EncoderSettings(models("bert"), engine="onnx"))
@@ -343,10 +351,6 @@ def test_a_graph_is_made_once_and_kept_privately(
     assert folder.stat().st_mode & 0o777 == 0o700
     assert str(models("bert")) not in (folder / "engine.json").read_text(encoding="utf-8")
     assert not any(text.encode() in (folder / "model.onnx").read_bytes() for text in TEXTS if len(text) > 20)
-
-
-def test_the_opset_that_names_a_graph_is_the_one_that_is_traced() -> None:
-    assert engines.OPSET == graph.OPSET
 
 
 def test_other_versions_and_weights_have_another_graph(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ class FrozenSource:
 
     def expected(self, threads: int | None) -> NDArray[np.floating[Any]]:
         """Return vectors, or the head's scores of them, in float32 on the CPU."""
-        settings = replace(self._extractor.settings, device="cpu", threads=threads)
+        settings = replace(self._extractor.settings, engine="torch", device="cpu", threads=threads)
         vectors = FeatureExtractor(settings).transform(self.inputs).vectors  # type: ignore[arg-type]  # no words
         return vectors if self._trained is None else self._trained.head.decision_function(vectors)
 
