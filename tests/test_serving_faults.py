@@ -12,7 +12,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,13 @@ def test_a_graph_listed_outside_of_the_folder_is_not_read(place: str, copy: Path
 
 
 @pytest.mark.usefixtures("unopened")
+def test_a_folder_that_lost_its_manifest_is_not_taken_for_one_of_others(copy: Path) -> None:
+    (copy / "embedkit.json").unlink()
+    with pytest.raises(ArtifactError, match=r"has lost its embedkit\.json"):
+        runtime.load(copy)
+
+
+@pytest.mark.usefixtures("unopened")
 def test_what_is_not_listed_is_not_opened(copy: Path) -> None:
     edit(copy, lambda manifest: manifest["files"].pop("tokenizer.json"))
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
@@ -166,6 +175,28 @@ def test_a_newer_format_names_the_version_that_reads_it(copy: Path, capsys: pyte
     assert capsys.readouterr().err.endswith(
         "embedkit.json has format version 9, this embedkit reads up to 1; use embedkit 7.1 or newer\n"
     )
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "tokenizer.json", "onnx/model.onnx", "README.md", "."])
+@pytest.mark.parametrize("place", ["onnxruntime.InferenceSession", "tokenizers.Tokenizer.from_file"])
+def test_a_folder_that_is_replaced_while_it_is_opened_is_refused(
+    place: str, name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digests were checked, but what is opened may no longer be what they vouch for."""
+    shutil.copytree(copy, tmp_path / "other")
+    module, _, function = place.partition(".")
+    opened = attrgetter(function)(import_module(module))
+
+    def replace(*arguments: Any, **named: Any) -> Any:
+        (copy / name).rename(tmp_path / "gone")
+        (tmp_path / "other" / name).rename(copy / name)
+        return opened(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, replace)
+        with pytest.raises(ArtifactError, match="was replaced or changed while it was opened; open it again"):
+            runtime.load(copy)
+    assert runtime.load(copy).predict(["good"])
 
 
 def test_a_linked_folder_is_served(served: Path, tmp_path: Path) -> None:

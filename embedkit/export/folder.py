@@ -12,6 +12,7 @@ from embedkit.export.parity import Input, Parity, encoded
 from embedkit.export.speed import Latency
 from embedkit.export.verdict import INT8, Verdict
 from embedkit.runtime.description import Description
+from embedkit.runtime.manifest import MANIFEST, MARK
 from embedkit.runtime.model_folder import TOKENIZER, ModelFacts, read_json
 from embedkit.runtime.tokens import Tokenizer
 
@@ -39,7 +40,7 @@ def write_config(folder: Path, source: Mapping[str, Any], description: Descripti
     }[description.task]
     architecture = names.get(source["model_type"])
     config = {key: value for key, value in source.items() if key not in _LEFT_OUT}
-    config |= {"torch_dtype": "float32"}
+    config |= {"torch_dtype": "float32", MARK: MANIFEST}
     if isinstance(architecture, str):
         config["architectures"] = [architecture]
     if description.labels:

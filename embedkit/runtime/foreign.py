@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from embedkit.errors import ArtifactError, InputMissingError
 from embedkit.runtime.description import ANY_INPUT, Description
+from embedkit.runtime.manifest import MANIFEST, MARK
 from embedkit.runtime.model_folder import (
     CONFIG,
     TOKENIZER,
@@ -68,7 +69,8 @@ def read_foreign(folder: Path) -> ModelFacts:
     Raises
     ------
     ArtifactError
-        One is damaged, leads elsewhere or is of a kind that is not supported.
+        One is damaged, leads elsewhere or is of a kind that is not supported; or embedkit wrote the folder, and
+        its manifest has gone.
     InputMissingError
         ``config.json`` or ``tokenizer.json`` is missing.
     """
@@ -78,7 +80,13 @@ def read_foreign(folder: Path) -> ModelFacts:
     modules = read_modules(folder)
     for name in (CONFIG, TOKENIZER):
         _inside(folder, (PurePosixPath(modules[0][1] if modules else "") / name).as_posix())
-    return read_facts(folder, modules)
+    facts = read_facts(folder, modules)
+    if MARK in facts.config:
+        raise ArtifactError(
+            f"{folder} was written by embedkit and has lost its {MANIFEST}, without which nothing is checked; "
+            "restore it or make the folder again"
+        )
+    return facts
 
 
 def describe(facts: ModelFacts, graphs: dict[str, str], session: Session) -> Description:

@@ -10,7 +10,7 @@ from typing import Any
 from embedkit.errors import ArtifactError, ModelError, UsageError
 from embedkit.runtime.description import Description
 from embedkit.runtime.foreign import checked_external, describe, foreign_graphs, read_foreign
-from embedkit.runtime.manifest import EXPORTED, MANIFEST, kind_of, read_manifest
+from embedkit.runtime.manifest import EXPORTED, MANIFEST, kind_of, read_manifest, stamps_of
 from embedkit.runtime.model_folder import TOKENIZER
 from embedkit.runtime.predictor import BATCH_TOKENS, Predictor
 from embedkit.runtime.session import open_session
@@ -56,6 +56,7 @@ def load(
             raise UsageError(f"{name} is {value!r}; it must be an integer of at least 1")
     if is_foreign(folder):
         return _load_foreign(folder, precision, threads, batch_tokens)
+    before = stamps_of(folder)
     manifest = read_manifest(folder, kind=EXPORTED)
     description = _described(folder, manifest)
     graph = PurePosixPath(_graph(folder, description.graphs, precision))
@@ -65,7 +66,10 @@ def load(
         if PurePosixPath(name).is_relative_to(graph.parent)
     }
     session = open_session(folder / graph, threads, external=beside)
-    return Predictor(description, folder / TOKENIZER, session, batch_tokens=batch_tokens, about=manifest)
+    predictor = Predictor(description, folder / TOKENIZER, session, batch_tokens=batch_tokens, about=manifest)
+    if stamps_of(folder) != before:  # labels of one folder, perhaps, and the graph of another
+        raise ArtifactError(f"{folder} was replaced or changed while it was opened; open it again")
+    return predictor
 
 
 def answers_alone(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from embedkit.errors import ArtifactError, InputMissingError
 
 MANIFEST = "embedkit.json"
+MARK = "embedkit_manifest"  # in config.json: that there is a manifest beside it
 FORMAT = "embedkit-artifact"
 FORMAT_VERSION = 1
 CLASSIFIER = "classifier"  # kinds of folders: what was trained,
@@ -122,6 +123,19 @@ def digest_of(folder: Path, name: str) -> str:
     """Return the SHA-256 of a file in a folder."""
     with _plain_file(folder, name).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamps_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return what changes of the manifest and each listed file when it is written again or replaced.
+
+    Nothing is raised: of a folder that `read_manifest` refuses there are none.
+    """
+    try:
+        names = (MANIFEST, *parse_manifest(folder)["files"])
+        stats = {name: _plain_file(folder, name).stat() for name in names}
+    except (ArtifactError, OSError):
+        return {}
+    return {name: (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def _what_it_is(folder: Path) -> str:
