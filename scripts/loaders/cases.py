@@ -130,7 +130,7 @@ def minilm(work: Path, texts: list[str]) -> Iterator[Case]:
     """Yield the real encoder alone."""
     data = write_splits(work / "data/topics", *news())
     folder = work / "folders/encoder-minilm"
-    export("minilm", folder, data)
+    export("minilm", folder, data, int8=True)
     vectors = FeatureExtractor(EncoderSettings("minilm", device="cpu")).transform(texts).vectors
     yield Case(folder.name, folder, "encoder", "all-MiniLM-L6-v2, mean, normalised", list(vectors))
 
@@ -176,7 +176,15 @@ def tiny_encoders(work: Path, texts: list[str]) -> Iterator[Case]:
         source, folder = work / f"models/{family}", work / f"folders/encoder-{family}"
         if not source.exists():
             make_encoder(source, family)
-        export(source, folder, write_splits(work / "data/topics", *news()), "--pooling", "mean", "--normalize")
+        export(
+            source,
+            folder,
+            write_splits(work / "data/topics", *news()),
+            "--pooling",
+            "mean",
+            "--normalize",
+            int8=True,
+        )
         settings = EncoderSettings(str(source), pooling="mean", normalize=True, device="cpu")
         vectors = FeatureExtractor(settings).transform(texts).vectors
         yield Case(folder.name, folder, "encoder", f"tiny {family}, mean, normalised", list(vectors))
