@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -219,6 +220,36 @@ def test_an_encoder_gives_states_first_and_then_vectors(encoder: tuple[FeatureEx
     assert outputs == ["last_hidden_state", "sentence_embedding"]
     with pytest.raises(UsageError, match="an encoder, which gives no labels"):
         model.predict(texts)
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize(
+    ("pooling", "normalize", "prompt"),
+    [("cls", False, ""), ("mean", True, ""), ("max", False, ""), ("mean_sqrt_len", True, "film : ")],
+)
+def test_sentence_transformers_reads_an_encoder_s_folder(
+    pooling: str, normalize: bool, prompt: str, models: Models, tmp_path: Path
+) -> None:
+    """With weights beside its files, torch there gives what the folder gives."""
+    from sentence_transformers import SentenceTransformer
+
+    source = models("bert")
+    extractor = opened(source, pooling=pooling, normalize=normalize, prompt=prompt)
+    export_encoder(extractor, tmp_path / "out", TEXTS, threads=1)
+    shutil.copy(source / "model.safetensors", tmp_path / "out")
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", local_files_only=True)
+    texts = some_texts(6, 20)
+    found = extractor.transform(texts).vectors
+    np.testing.assert_allclose(theirs.encode(texts), found, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize("settings", [{"pooling": "cls+mean"}, {"layers": 0, "pooling": "mean"}])
+def test_what_sentence_transformers_cannot_follow_it_is_not_told(
+    settings: dict[str, Any], models: Models, tmp_path: Path
+) -> None:
+    export_encoder(opened(models("bert"), **settings), tmp_path / "out", TEXTS, threads=1)
+    assert not (tmp_path / "out" / "modules.json").exists()
 
 
 # --- heads ---------------------------------------------------------------------------------------------

@@ -156,8 +156,8 @@ def test_a_missed_verdict_leaves_float32_alone(
     [
         (["--eval-data", "x"], "give --int8 too"),
         (["--max-drop", "0.1"], "give --int8 too"),
-        (["--int8", "--max-drop", "1"], "allowed: 0 up to 1"),
-        (["--int8", "--max-drop", "nan"], "allowed: 0 up to 1"),
+        (["--int8", "--max-drop", "1"], "allowed: from 0 to below 1"),
+        (["--int8", "--max-drop", "nan"], "allowed: from 0 to below 1"),
     ],
 )
 def test_flags_of_int8_that_make_no_sense(flags: list[str], said: str, cli: Cli, made: Made) -> None:

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from embedkit.data import LabelCodec, open_dataset
 from embedkit.errors import DataError, ExportError, UsageError
-from embedkit.evaluation.trial import classifier_trial, encoder_trial, tokens_trial
+from embedkit.evaluation.trial import classifier_trial, encoder_trial, held_out_trial, task_trial
 from embedkit.export.quantize import Setting, int8_rows, quantize, settings, vnni
 from embedkit.export.verdict import FEW, Outcome, Rows, Trial, Verdict, decide_int8, verdict_text
 from embedkit.metrics import grouped_difference, paired_difference
@@ -365,7 +365,7 @@ def test_words_are_judged_in_their_sentences(tmp_path: Path) -> None:
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     codec = LabelCodec(("B-X", "O"), "str")
-    trial = tokens_trial(open_dataset(str(folder), task="tokens"), codec)
+    trial = held_out_trial(open_dataset(str(folder), task="tokens"), codec)
     assert trial.test.inputs == [["test", "0"], ["test", "1"], ["test", "2"]]
     assert trial.test.true.tolist() == [0, 2, 0, 1, 0, 1]
     assert trial.test.groups is not None
@@ -373,7 +373,7 @@ def test_words_are_judged_in_their_sentences(tmp_path: Path) -> None:
     assert len(trial.choice.inputs) == 2
     (folder / "test.jsonl").unlink()
     with pytest.raises(UsageError, match="needs a test split"):
-        tokens_trial(open_dataset(str(folder), task="tokens"), codec)
+        held_out_trial(open_dataset(str(folder), task="tokens"), codec)
 
 
 def test_labels_of_another_kind_are_said(tmp_path: Path) -> None:
@@ -382,3 +382,29 @@ def test_labels_of_another_kind_are_said(tmp_path: Path) -> None:
     other.codec = LabelCodec(("LABEL_0", "LABEL_1"), "str")
     with pytest.raises(DataError, match="its labels are 'a', 'b', and the classifier gives 'LABEL_0', 'LABEL_1'"):
         classifier_trial(data, other, None)
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "said"),
+    [
+        ("sequence", {}, None),
+        ("tokens", {}, "holds texts with one label each, but the classifier answers for lists of words"),
+        (
+            "sequence",
+            {"problem_type": "multi_label_classification"},
+            "answers for texts with any number of labels",
+        ),
+    ],
+)
+def test_one_file_is_split_for_a_classifier_of_others(
+    task: str, config: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "d", all=50) / "all.csv"
+    described = {"id2label": {"0": "a", "1": "b"}, **config}
+    if said is not None:
+        with pytest.raises(DataError, match=said):
+            task_trial(open_dataset(str(path)), described, tmp_path, task)
+        return
+    trial = task_trial(open_dataset(str(path)), described, tmp_path, task)
+    assert (len(trial.test.inputs), len(trial.choice.inputs)) == (10, 4)
+    assert not set(trial.test.inputs) & set(trial.choice.inputs)

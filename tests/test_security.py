@@ -886,7 +886,7 @@ def test_labels_shape_no_file_name(cli: Cli, model: Model, tmp_path: Path) -> No
     assert outside == {
         "d.jsonl",
         *(f"work/out/{name}" for name in ours),
-        *(f"work/judged/{name}" for name in REPORT),
+        *(f"work/judged/{name}" for name in ("embedkit.json", *REPORT)),
         *(f"work/f.{name}" for name in ("parquet", "npz", "safetensors")),
     }
     with zipfile.ZipFile("f.npz") as file:

@@ -94,7 +94,7 @@ def _check_int8(args: argparse.Namespace) -> None:
     if not args.int8 and (args.eval_data is not None or args.max_drop is not None):
         raise UsageError("--eval-data and --max-drop are about int8; give --int8 too")
     if args.max_drop is not None and not 0 <= args.max_drop < 1:
-        raise UsageError(f"--max-drop {args.max_drop:g} is no loss that could be allowed; allowed: 0 up to 1")
+        raise UsageError(f"--max-drop {args.max_drop:g} is no loss to allow; allowed: from 0 to below 1")
 
 
 def _classifier(args: argparse.Namespace) -> Exported:

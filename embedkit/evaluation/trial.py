@@ -21,6 +21,11 @@ from embedkit.runtime.model_folder import is_multi_label, labels_of
 
 _SHARE = 0.1  # of train, where there is no validation split
 _VALIDATION = "validation"
+_HOLDS = {
+    (True, False): "lists of words with tags",
+    (False, False): "texts with one label each",
+    (False, True): "texts with any number of labels",
+}
 _FIT = 2000  # rows that an encoder's judge is fitted on
 
 
@@ -83,14 +88,21 @@ def task_trial(
     Raises
     ------
     UsageError, DataError
-        As for `classifier_trial` and `tokens_trial`.
+        As for `classifier_trial` and `held_out_trial`; or the rows are of another kind.
     """
     labels = labels_of(config, folder)
     codec = LabelCodec(labels, "str")
-    if task == "tokens":
-        return tokens_trial(dataset, codec, max_drop=max_drop)
-    known = _Foreign(codec, is_multi_label(config, labels, folder))
-    return classifier_trial(dataset, known, None, max_drop=max_drop)
+    several = task == "sequence" and is_multi_label(config, labels, folder)
+    if task == "sequence" and not dataset.single:
+        return classifier_trial(dataset, _Foreign(codec, several), None, max_drop=max_drop)
+    trial = held_out_trial(dataset, codec, max_drop=max_drop)
+    tokens, sets = trial.test.groups is not None, trial.test.true.ndim == 2
+    if (tokens, sets) != (task == "tokens", several):
+        raise DataError(
+            f"{trial.test.source} holds {_HOLDS[tokens, sets]}, but the classifier answers for "
+            f"{_HOLDS[task == 'tokens', several]}"
+        )
+    return trial
 
 
 @dataclass(frozen=True)
@@ -103,15 +115,13 @@ class _Foreign:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tokens_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float | None = None, seed: int = 42) -> Trial:
-    """Return the rows for a classifier of words: sentences of test, and of validation or a tenth of train.
+def held_out_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float | None = None, seed: int = 42) -> Trial:
+    """Return the rows of test, and of validation or a tenth of train; of a single file a fifth is the test.
 
     Raises
     ------
     UsageError
         There is no test split, or none to choose on.
-    DataError
-        The rows are not lists of words with tags that the classifier gives.
     """
     splits = dataset.splits(validation_share=_SHARE, seed=seed, columns=False)
     test, choice = splits.get("test"), splits.get(_VALIDATION)
@@ -119,8 +129,6 @@ def tokens_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float | None 
         raise UsageError(
             f"{dataset.name} needs a test split, and a validation or a train split beside it, to judge int8 on"
         )
-    if test.kind != "tokens":
-        raise DataError(f"{test.source} holds no lists of words, which this classifier reads")
     return Trial(_rows(choice, codec), _rows(test, codec), max_drop)
 
 

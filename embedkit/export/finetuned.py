@@ -67,6 +67,7 @@ class TaskSource:
             )
         self.folder = folder
         self.metrics: Mapping[str, Any] | None = None
+        self.beside: Mapping[str, Any] = {}
         labels = labels_of(folder.config, folder.path)
         several = task == "sequence" and is_multi_label(folder.config, labels, folder.path)
         given = _as_words(inputs) if task == "tokens" else list(inputs)

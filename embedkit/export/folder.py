@@ -8,6 +8,7 @@ from typing import Any
 
 from embedkit.artifact import write_json
 from embedkit.data.text import counted, printable
+from embedkit.encoders import Recipe
 from embedkit.export.parity import Input, Parity, encoded
 from embedkit.export.speed import Latency
 from embedkit.export.verdict import INT8, Verdict
@@ -27,6 +28,16 @@ _BEHAVIOUR = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_p
               "do_basic_tokenize", "clean_up_tokenization_spaces")  # fmt: skip
 # What a config.json says about its writer or about weights that are not in the folder.
 _LEFT_OUT = ("_name_or_path", "_commit_hash", "auto_map", "quantization_config", "dtype", "torch_dtype")
+
+
+# What sentence-transformers calls our poolings.
+_MODES = {
+    "cls": "cls_token",
+    "mean": "mean_tokens",
+    "max": "max_tokens",
+    "mean_sqrt_len": "mean_sqrt_len_tokens",
+    "last": "lasttoken",
+}
 
 
 def write_config(folder: Path, source: Mapping[str, Any], description: Description) -> None:
@@ -51,6 +62,38 @@ def write_config(folder: Path, source: Mapping[str, Any], description: Descripti
             "problem_type": description.to_json()["problem_type"] if description.task == "sequence" else None,
         }
     write_json(folder / "config.json", config)
+
+
+def sentence_transformers_files(recipe: Recipe, width: int) -> dict[str, Any]:
+    """Return what sentence-transformers reads beside an encoder, by file name; nothing where it cannot follow.
+
+    Without these files it takes the mean of the last states and leaves its length as it is.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    width : int
+        Numbers of a state.
+    """
+    if recipe.layers != ("last",) or len(recipe.poolings) != 1 or recipe.poolings[0] not in _MODES:
+        return {}
+    kinds = ["Transformer", "Pooling", *["Normalize"] * recipe.normalize]
+    modules = [
+        {
+            "idx": place,
+            "name": str(place),
+            "path": f"{place}_{kind}" if place else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for place, kind in enumerate(kinds)
+    ]
+    modes = {f"pooling_mode_{name}": how == recipe.poolings[0] for how, name in _MODES.items()}
+    prompt = {"prompts": {"default": recipe.prompt}, "default_prompt_name": "default"}
+    return {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": width, **modes},
+        **({"config_sentence_transformers.json": prompt} if recipe.prompt else {}),
+    }
 
 
 def write_tokenizer(

@@ -14,7 +14,7 @@ from embedkit.data.labels import LabelCodec
 from embedkit.encoders import FeatureExtractor, ModelFolder
 from embedkit.errors import ExportError
 from embedkit.export.dense import Dense, dense_of
-from embedkit.export.folder import GRAPH
+from embedkit.export.folder import GRAPH, sentence_transformers_files
 from embedkit.export.parity import Input, parity_inputs
 from embedkit.export.source import Answer
 from embedkit.heads import Head
@@ -81,6 +81,13 @@ class FrozenSource:
     def tokenizer(self) -> Tokenizer:
         """The extractor's."""
         return self._extractor.tokenizer
+
+    @property
+    def beside(self) -> Mapping[str, Any]:
+        """Of an encoder: what sentence-transformers reads."""
+        if self._trained is not None:
+            return {}
+        return sentence_transformers_files(self._extractor.recipe, self._extractor.folder.hidden)
 
     @property
     def metrics(self) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.artifact import installed, staged, write_manifest
+from embedkit.artifact import installed, staged, write_json, write_manifest
 from embedkit.encoders import FeatureExtractor, ModelFolder
 from embedkit.errors import require
 from embedkit.export.finetuned import TaskSource
@@ -159,6 +159,9 @@ def _export(
         size, names = _trace(source, stage / GRAPH)
         write_tokenizer(stage, source.folder, source.tokenizer, names, source.inputs)
         write_config(stage, source.folder.config, source.description)
+        for name, content in source.beside.items():
+            (stage / name).parent.mkdir(exist_ok=True)
+            write_json(stage / name, content)
         opener = _opener(source, stage, threads)
         predictor = opener(stage / GRAPH, batching=_together)
         lengths = encoded(source.tokenizer, source.inputs).lengths
@@ -223,7 +226,9 @@ def _time(predictor: Predictor, given: Any, tokens: int, threads: int | None) ->
 
 
 def _card(source: Source, exported: Exported) -> str:
-    name = source.folder.resolved.name
+    resolved = source.folder.resolved
+    # a folder's place on this machine is nobody's business
+    name = resolved.name if resolved.repository else Path(resolved.name).name
     return card(
         source.description, name, source.metrics, exported.parity, exported.latency, exported.size, exported.int8
     )

@@ -44,6 +44,10 @@ class Source(Protocol):
         """What the manifest keeps beside the description."""
 
     @property
+    def beside(self) -> Mapping[str, Any]:
+        """Further JSON files of the folder, by name."""
+
+    @property
     def metrics(self) -> Mapping[str, Any] | None:
         """Figures of the source, for the card."""
 
