@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from embedkit.artifact import scrub
 from embedkit.data.text import counted, printable
 from embedkit.errors import ArtifactError, UsageError
+from embedkit.runtime.description import PROBLEMS
 from embedkit.runtime.manifest import CLASSIFIER, EXPORTED, MANIFEST, read_manifest
 
 CARD = "README.md"
@@ -297,11 +298,11 @@ def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         "---",
         f"# A classifier of {what}",
         "",
-        f"A head of the kind {_code(settings.get('clf', 'unknown'))} on frozen features of the encoder "
-        f"{_code(encoder.get('name', 'unknown'))}, made with embedkit.",
+        f"A head of the kind {code(settings.get('clf', 'unknown'))} on frozen features of the encoder "
+        f"{code(encoder.get('name', 'unknown'))}, made with embedkit.",
         "",
-        _labels(manifest),
-        *_figures(metrics),
+        label_line(manifest.get("labels") or [], several=manifest.get("problem_type") == PROBLEMS[1]),
+        *figure_lines(metrics),
         "",
         "```sh",
         "hf download THIS_REPOSITORY --local-dir classifier",
@@ -313,23 +314,28 @@ def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     return text
 
 
-def _labels(manifest: Mapping[str, Any]) -> str:
-    names = manifest.get("labels") or []
+# ------------------------------------------------------------------------------------- lines of any card
+
+
+def label_line(names: Sequence[str], *, several: bool) -> str:
+    """Return a card's line on the labels, the first of many; `several` where a text may have any number."""
     more = len(names) - _SHOWN
-    several = manifest.get("problem_type") == "multi_label_classification"
-    shown = ", ".join(map(_code, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    shown = ", ".join(map(code, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
     return f"- Labels: {shown}." + (" A text may have any number of them." if several else "")
 
 
-def _figures(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each split that was judged."""
+def figure_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a card's line for each split that ``metrics.json`` has figures of."""
     for name, split in (metrics.get("splits") or {}).items():
-        known = {word: split.get(word.replace(" ", "_")) for word in ("accuracy", "subset accuracy", "macro f1")}
-        said = ", ".join(f"{word} {value:.3f}" for word, value in known.items() if isinstance(value, float))
+        known = [(word, split.get(word.replace(" ", "_"))) for word in ("accuracy", "subset accuracy", "macro f1")]
+        said = [f"{word} {value:.3f}" for word, value in known if isinstance(value, float)]
+        interval = split.get("accuracy_ci95")
+        if said and isinstance(interval, list) and said[0].startswith("accuracy"):
+            said[0] += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
         if said:
-            yield f"- {_code(name)}, {split.get('n')} rows: {said}."
+            yield f"- {code(name)}, {split.get('n')} rows: {', '.join(said)}."
 
 
-def _code(value: object) -> str:
+def code(value: object) -> str:
     """Return text that Markdown leaves alone, on one line."""
     return f"`{printable(str(value), 100).replace('`', chr(39))}`"

@@ -29,6 +29,7 @@ from embedkit.errors import (
 from embedkit.export.engine import make_engine
 from embedkit.heads import Head, HeadSpec, head_from_state
 from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.description import PROBLEMS
 from embedkit.runtime.manifest import CLASSIFIER, read_manifest
 from embedkit.runtime.tokens import Text
 from embedkit.store import open_store
@@ -36,7 +37,6 @@ from embedkit.store import open_store
 HEAD_FILE = "head.safetensors"
 _FILE = ".skops"  # ends the name of an array that is a file of its own
 _INFINITE = "inf"  # a parameter that JSON has no number for
-_PROBLEMS = ("single_label_classification", "multi_label_classification")
 _ABOUT = ("head_settings", "data", "seed", "rows")
 # What the encoder's settings are in a manifest, where it is not a string. A setting that is added later has to
 # say what folders without it mean.
@@ -154,7 +154,7 @@ class FrozenClassifier:
         manifest = {
             "kind": CLASSIFIER,
             "task": "sequence",
-            "problem_type": _PROBLEMS[self.multi_label],
+            "problem_type": PROBLEMS[self.multi_label],
             "input": self.kind,
             "labels": list(self.codec.classes),
             "label_dtype": self.codec.dtype,
@@ -360,7 +360,7 @@ def _parse(folder: Path, manifest: Mapping[str, Any]) -> _Entry:
             _about(manifest),
             list(manifest["files"]),
             # folders of 0.1 do not say it: there were no several labels
-            _one_of({"problem_type": _PROBLEMS[0], **manifest}, "problem_type", _PROBLEMS) == _PROBLEMS[1],
+            _one_of({"problem_type": PROBLEMS[0], **manifest}, "problem_type", PROBLEMS) == PROBLEMS[1],
             None if thresholds is None else Thresholds.from_json(thresholds),
         )
     except KeyError as error:

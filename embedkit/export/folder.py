@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.artifact import write_json
-from embedkit.data.text import counted, printable
+from embedkit.data.text import counted
 from embedkit.encoders import Recipe
 from embedkit.export.parity import Input, Parity, encoded
 from embedkit.export.speed import Latency
@@ -16,6 +16,7 @@ from embedkit.runtime.description import Description
 from embedkit.runtime.manifest import MANIFEST, MARK
 from embedkit.runtime.model_folder import TOKENIZER, ModelFacts, read_json
 from embedkit.runtime.tokens import Tokenizer
+from embedkit.sharing import code, figure_lines, label_line
 
 GRAPH = "onnx/model.onnx"
 SMALL = "onnx/model_quantized.onnx"
@@ -219,13 +220,13 @@ def card(
         "---",
         f"# A {what} in ONNX",
         "",
-        f"One graph: the encoder {_code(source)}, {gives}.",
+        f"One graph: the encoder {code(source)}, {gives}.",
         "",
-        *_labels(description),
-        *_figures(metrics),
+        *([label_line(description.names, several=description.multi_label)] if description.labels else []),
+        *figure_lines(metrics or {}),
         f"- Size: {size / 1e6:.1f} MB, float32.",
         f"- One text of {latency.tokens} tokens: {latency.median:.1f} ms (median; p99 {latency.p99:.1f}) with "
-        f"{counted(latency.threads, 'thread')} of {_code(latency.machine)}.",
+        f"{counted(latency.threads, 'thread')} of {code(latency.machine)}.",
         f"- Largest difference to torch on {parity.texts} texts of {parity.shortest} to {parity.longest} tokens: "
         f"{parity.difference:.1g}" + (", all labels equal." if description.labels else "."),
         *_small(int8),
@@ -259,41 +260,13 @@ def _small(verdict: Verdict | None) -> list[str]:
     ]
 
 
-def _code(text: str) -> str:
-    """Return text that Markdown leaves alone, on one line."""
-    return f"`{printable(text, 100).replace('`', chr(39))}`"
-
-
-def _labels(description: Description) -> list[str]:
-    if not description.labels:
-        return []
-    shown = ", ".join(map(_code, description.names[:20]))
-    more = len(description.names) - 20
-    several = " A text may have any number of them." if description.multi_label else ""
-    return [f"- Labels: {shown}{f' and {more} more' if more > 0 else ''}.{several}"]
-
-
-def _figures(metrics: Mapping[str, Any] | None) -> list[str]:
-    """Return a line for each split that was judged."""
-    lines = []
-    for name, split in (metrics or {}).get("splits", {}).items():
-        known = [(word, split.get(word.replace(" ", "_"))) for word in ("accuracy", "subset accuracy", "macro f1")]
-        said = [f"{word} {value:.3f}" for word, value in known if isinstance(value, float)]
-        interval = split.get("accuracy_ci95")
-        if said and isinstance(interval, list) and said[0].startswith("accuracy"):
-            said[0] += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
-        if said:
-            lines.append(f"- {_code(str(name))}, {split.get('n')} rows: {', '.join(said)}.")
-    return lines
-
-
 def _reading(description: Description) -> list[str]:
     """Return what is done to a text, and what tools that read the graph alone do not do."""
     long = "are read in windows" if description.long == "mean" else "lose what is beyond"
     lines = [f"- Texts of more than {description.max_length} tokens {long}."]
     apart = []
     if description.prompt:
-        apart.append(f"put {_code(description.prompt)} before every text")
+        apart.append(f"put {code(description.prompt)} before every text")
     if description.thresholds is not None:
         apart.append("apply the thresholds in `embedkit.json`")
     if description.long == "mean":
