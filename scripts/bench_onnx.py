@@ -128,12 +128,13 @@ def measured(task: Task, scratch: Path, rounds: int, threads: int) -> dict[str, 
     for precision in PRECISIONS[: 1 + verdict["published"]]:
         answers[precision] = load(folder, precision, threads).predict
     labels = {name: np.asarray(answer(test.texts)) for name, answer in answers.items()}
-    one = [sentence(test.texts)]
+    one, tokens = sentence(test.texts)
     every = by_turns({name: lambda answer=answer: answer(test.texts) for name, answer in answers.items()}, rounds)
-    single = by_turns({name: lambda answer=answer: answer(one) for name, answer in answers.items()}, 40 * rounds)
+    single = by_turns({name: lambda answer=answer: answer([one]) for name, answer in answers.items()}, 40 * rounds)
     return {
         "name": task.name,
         "texts": len(test.texts),
+        "tokens": tokens,
         "verdict": verdict,
         "rates": {name: len(test.texts) / statistics.median(taken) for name, taken in every.items()},
         "ratios": {name: ratio(every, name) for name in answers},
@@ -146,15 +147,16 @@ def measured(task: Task, scratch: Path, rounds: int, threads: int) -> dict[str, 
     }
 
 
-def sentence(texts: Sequence[str]) -> str:
-    """Return the text that is nearest to 25 tokens."""
+def sentence(texts: Sequence[str]) -> tuple[str, int]:
+    """Return the text that is nearest to 25 tokens, and its tokens."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(get_model_path()) / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     lengths = np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))])
-    return texts[int(np.abs(lengths - TOKENS).argmin())]
+    place = int(np.abs(lengths - TOKENS).argmin())
+    return texts[place], int(lengths[place])
 
 
 def report(found: list[dict[str, Any]], rounds: int, threads: int) -> str:
@@ -169,9 +171,9 @@ def report(found: list[dict[str, Any]], rounds: int, threads: int) -> str:
         "(texts))`, torch float32. Ours is `embedkit.runtime`: no torch. Sides alternate; ratios are medians "
         "over the rounds of both sides in one round. int8 is what passed the verdict of `export-onnx --int8`.",
         "",
-        "| test texts | way | texts/s | times the peer | one text, ms (p99) | of the peer's | accuracy | same "
+        "| test texts | way | texts/s | times the peer | one text: tokens | ms (p99) | of the peer's | accuracy | same "
         "label as the peer |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     names = {
         "peer": "torch + scikit-learn",
@@ -183,7 +185,7 @@ def report(found: list[dict[str, Any]], rounds: int, threads: int) -> str:
             median, p99 = one["latency"][name]
             lines.append(
                 f"| {one['name']} ({one['texts']:,}) | {names[name]} | {one['rates'][name]:,.1f} | "
-                f"{one['ratios'][name]:.2f} | {median:.2f} ({p99:.1f}) | {one['single'][name]:.2f} | "
+                f"{one['ratios'][name]:.2f} | {one['tokens']} | {median:.2f} ({p99:.1f}) | {one['single'][name]:.2f} | "
                 f"{one['accuracy'][name]:.4f} | {one['same'][name]:.2%} |"
             )
     return "\n".join([*lines, "", *map(verdict_line, found), ""])
