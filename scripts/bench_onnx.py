@@ -171,8 +171,8 @@ def report(found: list[dict[str, Any]], rounds: int, threads: int) -> str:
         "(texts))`, torch float32. Ours is `embedkit.runtime`: no torch. Sides alternate; ratios are medians "
         "over the rounds of both sides in one round. int8 is what passed the verdict of `export-onnx --int8`.",
         "",
-        "| test texts | way | texts/s | times the peer | one text: tokens | ms (p99) | of the peer's | accuracy | same "
-        "label as the peer |",
+        "| test texts | way | texts/s | times the peer | one text: tokens | ms (p99) | of the peer's | accuracy | "
+        "same label as the peer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     names = {
@@ -185,8 +185,8 @@ def report(found: list[dict[str, Any]], rounds: int, threads: int) -> str:
             median, p99 = one["latency"][name]
             lines.append(
                 f"| {one['name']} ({one['texts']:,}) | {names[name]} | {one['rates'][name]:,.1f} | "
-                f"{one['ratios'][name]:.2f} | {one['tokens']} | {median:.2f} ({p99:.1f}) | {one['single'][name]:.2f} | "
-                f"{one['accuracy'][name]:.4f} | {one['same'][name]:.2%} |"
+                f"{one['ratios'][name]:.2f} | {one['tokens']} | {median:.2f} ({p99:.1f}) | "
+                f"{one['single'][name]:.2f} | {one['accuracy'][name]:.4f} | {one['same'][name]:.2%} |"
             )
     return "\n".join([*lines, "", *map(verdict_line, found), ""])
 
