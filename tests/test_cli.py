@@ -202,7 +202,7 @@ def test_from_a_file_to_an_answer(cli: Cli, model: Path, tmp_path: Path) -> None
     assert manifest["encoder"]["space"] == first["space"]
     assert names(Path("judged")) == {
         name for name in names(Path("out/mine")) if "." not in name or "report" in name
-    } | {"metrics.json"}
+    } | {"metrics.json", "embedkit.json"}
     assert names(Path.cwd()) == {"out", "judged", *(f"out/mine/{n}" for n in names(Path("out/mine")))} | {
         "out/mine"
     } | {f"judged/{n}" for n in names(Path("judged"))}
