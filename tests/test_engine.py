@@ -216,6 +216,17 @@ def test_only_what_is_asked_for_leaves_the_graph(models: Models, with_graph: Pat
     assert {tuple(names) for names in asked} == {("hidden_states.1", "last_hidden_state")}
 
 
+def test_large_batches_are_cut_and_small_ones_are_not(models: Models, with_graph: Path) -> None:
+    opened = extractor(models("bert"), FeatureStore(with_graph), engine="onnx")
+    tokens = opened.tokenizer.encode([*TEXTS, *OTHERS])
+    encoder = opened.encoder(TEXTS)
+    for batches in (plan(tokens.lengths, 200), [np.arange(180)], [np.arange(5), np.arange(5, 180)]):
+        done = [windows for windows, _ in encoder.run(tokens, batches, 0, [View("last", "mean")], 1)]
+        assert np.array_equal(np.concatenate(done), np.concatenate(batches))
+        assert max(len(part) * int(tokens.lengths[part].max()) for part in done) <= 1024
+        assert len(done) == len(batches) or max(map(len, batches)) > 100
+
+
 def test_a_pooler_that_was_never_trained_is_refused(models: Models, graphs: Path) -> None:
     opened = extractor(models("distilbert"), engine="onnx", pooling="pooler")
     opened._engines._source = replace(opened._engines._source, store=FeatureStore(graphs))
@@ -329,6 +340,14 @@ def test_few_texts_are_compared_with_sentences_of_ours(models: Models, copied: N
     assert seen[0]["texts"] >= 8
     assert seen[0]["longest"] == POSITIONS
     assert 0 < seen[0]["difference"] <= seen[0]["allowed"]
+
+
+def test_mixed_batches_are_compared_whole_where_they_are_cut(
+    models: Models, copied: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedkit.encoders.onnx_encoder.BATCH_TOKENS", 60)
+    opened = extractor(models("bert"), engine="onnx")
+    check_close(vectors(opened), vectors(extractor(models("bert"), engine="torch")))
 
 
 # --- kept, whole or not at all -------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from embedkit.encoders.recipe import Floats, View
 from embedkit.errors import UsageError
 from embedkit.runtime.batching import Batch, pad
 from embedkit.runtime.pooling import pool
+from embedkit.runtime.predictor import BATCH_TOKENS
 from embedkit.runtime.session import Session, open_session
 from embedkit.runtime.tokens import Tokens
 
@@ -62,14 +63,14 @@ class OnnxEncoder:
         views: Sequence[View],
         threads: int | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """Encode batches, one pass each; only the layers that `views` name leave the graph.
+        """Encode batches; only the layers that `views` name leave the graph.
 
         Parameters
         ----------
         tokens : Tokens
             All windows.
         batches : sequence of ndarray of int64
-            Windows of each batch.
+            Windows of each batch. Those with more tokens than the runtime's batches have are cut.
         pad_id : int
         views : sequence of View
             V pooled layers.
@@ -85,7 +86,7 @@ class OnnxEncoder:
         names = list(dict.fromkeys(_output(view) for view in views))
         if POOLER in names and POOLER not in session.outputs:
             raise UsageError(f"{self._name} has no trained pooler; choose pooling cls or mean")
-        for windows in batches:
+        for windows in _cut(tokens, batches):
             batch = pad(tokens, windows, pad_id)
             mask = batch.mask()
             found = dict(zip(names, self._states(session, batch, mask, names), strict=True))
@@ -102,7 +103,7 @@ class OnnxEncoder:
     ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Encode batches as `run` does, and keep the state of every token, shape (V, B, L, H)."""
         session = self._open(threads)
-        for windows in batches:
+        for windows in _cut(tokens, batches):
             batch = pad(tokens, windows, pad_id)
             yield windows, np.stack(self._states(session, batch, batch.mask(), list(map(state_name, layers))))
 
@@ -119,6 +120,14 @@ class OnnxEncoder:
                     _inherited.append(self._session[2])
                 self._session = os.getpid(), threads, open_session(self._graph, threads)
             return self._session[2]
+
+
+def _cut(tokens: Tokens, batches: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+    """Cut batches that are larger than what onnxruntime is fast on; they were made for torch, which likes more."""
+    for windows in batches:
+        rows = max(1, BATCH_TOKENS // int(tokens.lengths[windows].max()))
+        for start in range(0, len(windows), rows):
+            yield windows[start : start + rows]
 
 
 def _output(view: View) -> str:

@@ -105,10 +105,9 @@ def _views(outputs: Sequence[str]) -> list[View]:
 
 def _run(
     encoder: Encoder, source: EngineSource, tokens: Tokens, batches: list[NDArray[np.int64]], views: Sequence[View]
-) -> list[Floats]:
-    """Return the vectors of each batch, shape (V, B, H)."""
-    done = encoder.run(tokens, batches, source.recipe.pad_id, views, source.settings.threads)
-    return [vectors for _, vectors in done]
+) -> list[tuple[NDArray[np.int64], Floats]]:
+    """Return windows and their vectors, shape (V, B, H), batch by batch."""
+    return list(encoder.run(tokens, batches, source.recipe.pad_id, views, source.settings.threads))
 
 
 def _compare(
@@ -116,11 +115,10 @@ def _compare(
 ) -> dict[str, Any]:
     """Return how far the graph is from torch, where it is farthest; `ExportError` where that is too far."""
     alone = [np.array([i]) for i in range(len(tokens.lengths))]
-    wanted = np.concatenate(_run(torch, source, tokens, alone, views), axis=1)  # (V, n, H)
-    batches = [*alone, *mixed_batches(tokens.lengths)]
-    given = _run(onnx, source, tokens, batches, views)
+    single = _run(torch, source, tokens, alone, views)
+    wanted = np.concatenate([vectors for _, vectors in single], axis=1)  # (V, n, H)
     differences = np.zeros(len(views))
-    for windows, vectors in zip(batches, given, strict=True):
+    for windows, vectors in _run(onnx, source, tokens, [*alone, *mixed_batches(tokens.lengths)], views):
         found = np.abs(vectors - wanted[:, windows]).max(axis=(1, 2))
         differences = np.maximum(differences, found)  # NaN stays NaN
     allowed = TOLERANCE * np.maximum(1, np.abs(wanted).max(axis=(1, 2)))
