@@ -24,6 +24,7 @@ ROOMS: dict[str, tuple[int, frozenset[str]]] = {
     "feature_files": (2, frozenset({"numpy", "pyarrow"})),
     "heads": (2, frozenset({"numpy", "scipy", "sklearn", "skops", "joblib", "threadpoolctl"})),
     "export": (3, frozenset({"numpy", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "skl2onnx"})),
+    "training": (3, frozenset({"numpy", "torch", "transformers", "accelerate", "safetensors"})),
     "estimators": (4, frozenset({"numpy", "sklearn"})),
     "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib"})),
     "cli": (6, frozenset({"numpy", "tqdm"})),
