@@ -11,6 +11,7 @@
     ├── ArtifactError (ValueError)        65    an embedkit folder is damaged, foreign or too new
     │   └── SpaceMismatchError            65    features of another space than the head was trained on
     ├── ExportError (ValueError)          65    what cannot be a graph, or a graph that answers otherwise
+    ├── TrainingError                     65    a training run cannot go on; says at which step, and what is kept
     ├── InputMissingError                 66    a file or folder that was named is not there
     ├── StoreError                        74    reading or writing features failed
     │   └── StoreFullError                74    the disk is full; says what was saved
@@ -62,6 +63,10 @@ class SpaceMismatchError(ArtifactError):
 
 class ExportError(EmbedkitError, ValueError):
     """Something has no form as an ONNX graph, or the graph answers otherwise than what it was made of."""
+
+
+class TrainingError(EmbedkitError):
+    """Training cannot go on: the loss is no number, or memory is full; checkpoints that were kept stay."""
 
 
 class InputMissingError(EmbedkitError):

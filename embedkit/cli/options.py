@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from embedkit.estimators.exported import ExportedClassifier, ExportedTagger
     from embedkit.estimators.frozen import FrozenClassifier
     from embedkit.heads import Decision, HeadSpec
+    from embedkit.estimators.tuned import TunedClassifier
     from embedkit.runtime.tokens import Text, Tokenizer
     from embedkit.store import FeatureStore
+    from embedkit.training.settings import TuneSettings
 
 E = TypeVar("E")
 Subparsers = Any  # argparse has no public name for it
@@ -205,6 +207,80 @@ def _from(least: int) -> Callable[[str], int]:
     return count
 
 
+def add_base(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
+    """Add the pre-trained model to begin from."""
+    group.add_argument(
+        "-m", "--model", default=DEFAULT_MODEL, help="minilm (default), a folder, or a hub id owner/name"
+    )
+    group.add_argument("--revision", help="branch, tag or commit of a hub id")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add how weights are moved."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=float, default=3.0, metavar="N", help="passes over train (default 3)")
+    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows of a step (default 16)")
+    group.add_argument(
+        "--learning-rate", type=float, metavar="X", help="default: by the task and the model's width, printed"
+    )
+    group.add_argument("--weight-decay", type=float, default=0.01, metavar="X", help="default 0.01")
+    group.add_argument(
+        "--warmup", type=float, default=0.1, metavar="X", help="share of the steps, or their number (default 0.1)"
+    )
+    group.add_argument(
+        "--eval-strategy", default="epoch", choices=("epoch", "steps", "no"), help="when to judge and keep"
+    )
+    group.add_argument("--eval-steps", type=_from(1), metavar="N", help="steps between two evaluations")
+    group.add_argument("--save-steps", type=_from(1), metavar="N", help="keep a checkpoint every N steps too")
+    group.add_argument("--metric", help="by which the best evaluation is chosen (default: accuracy, or micro-f1)")
+    group.add_argument("--patience", type=_from(1), metavar="N", help="stop after N evaluations without a better one")
+    group.add_argument(
+        "--accumulation", type=_from(1), default=1, metavar="N", help="batches that make a step (default 1)"
+    )
+    group.add_argument(
+        "--gradient-checkpointing", action="store_true", help="less memory, more time: states are computed twice"
+    )
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of matrix products; auto: bfloat16 where the hardware has it",
+    )
+    group.add_argument(
+        "--trainer-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="anything else of transformers.TrainingArguments, such as lr_scheduler_type=cosine",
+    )
+    add_seed(group)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    group.add_argument("--threads", type=_from(1), metavar="N", help="of a step on the CPU")
+
+
+def tune_settings_of(args: argparse.Namespace, **instead: Any) -> TuneSettings:  # noqa: ANN401 - as they are
+    """Return what the flags of `add_training` say; `instead` has what a command says itself."""
+    from embedkit.errors import require
+    from embedkit.training.settings import TuneSettings, parse_arguments
+
+    for module in ("pyarrow", "torch", "transformers", "accelerate"):
+        require(module, extra="train", purpose=f"embedkit {args.command}")
+    weight = getattr(args, "class_weight", None)
+    same = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "eval_strategy", "eval_steps",
+            "save_steps", "metric", "patience", "accumulation", "precision", "seed", "device", "threads")  # fmt: skip
+    given = {name: getattr(args, name) for name in same}
+    given |= {name: getattr(args, name) for name in ("freeze", "cache_prefix", "label_smoothing") if name in args}
+    if weight is not None:
+        given["class_weight"] = weight if weight == "balanced" else _weights(weight)
+    if args.eval_steps is not None and args.eval_strategy == args.parser.get_default("eval_strategy"):
+        given["eval_strategy"] = "steps"
+    return TuneSettings(
+        **{**given, **instead},
+        checkpointing=args.gradient_checkpointing,
+        arguments=parse_arguments(args.trainer_arg),
+    )
+
+
 def add_seed(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
     """Add the seed."""
     group.add_argument("--seed", type=_seed, default=42, help="of samples, splits and heads (default 42)")
@@ -320,23 +396,25 @@ def place_of(args: argparse.Namespace) -> str | bool | None:
     return False if args.no_store else place
 
 
-def classifier_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier:
+def classifier_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier | TunedClassifier:
     """Open the classifier, trained or exported, that the flags name."""
     from embedkit.estimators.exported import load_exported
 
     return _opened(args, load_exported)
 
 
-def answerer_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier | ExportedTagger:
+def answerer_of(
+    args: argparse.Namespace,
+) -> FrozenClassifier | ExportedClassifier | ExportedTagger | TunedClassifier:
     """Open what the flags name as `classifier_of` does, also a classifier of words."""
     from embedkit.estimators.exported import open_exported
 
     return _opened(args, open_exported)
 
 
-def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassifier | E:
+def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassifier | TunedClassifier | E:
     from embedkit.runtime.loading import answers_alone
-    from embedkit.runtime.manifest import CLASSIFIER, kind_of, read_manifest
+    from embedkit.runtime.manifest import CLASSIFIER, FINETUNED, kind_of, read_manifest
 
     folder = Path(args.folder)
     if answers_alone(folder):
@@ -348,25 +426,50 @@ def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassif
             f"--precision chooses a graph of an exported folder, and {folder} is none; make one with "
             "embedkit export-onnx --int8, or leave it out"
         )
-    if kind_of(folder) != CLASSIFIER:  # said before a package is asked for that would not help
+    kind = kind_of(folder)
+    if kind == FINETUNED:
+        return tuned_of(args)
+    if kind != CLASSIFIER:  # said before a package is asked for that would not help
         read_manifest(folder, kind=CLASSIFIER)
     return trained_of(args, args.folder, args.model)
 
 
 def _refuse_useless(args: argparse.Namespace) -> None:
     """Refuse what an exported folder has in itself or does without."""
-    useless = {
-        "--model": args.model,
-        "--store": args.store,
-        "--engine": args.engine == "torch",
-        "--device": args.device not in ("auto", "cpu"),
-    }
-    given = [flag for flag, value in useless.items() if value]
+    _refuse_given(
+        args.folder,
+        "is an exported folder, which holds its encoder and runs on the CPU",
+        {
+            "--model": args.model,
+            "--store": args.store,
+            "--engine": args.engine == "torch",
+            "--device": args.device not in ("auto", "cpu"),
+        },
+    )
+
+
+def _refuse_given(folder: str, why: str, flags: Mapping[str, object]) -> None:
+    given = [flag for flag, value in flags.items() if value]
     if given:
-        raise UsageError(
-            f"{args.folder} is an exported folder, which holds its encoder and runs on the CPU; leave out "
-            f"{', '.join(given)}"
-        )
+        raise UsageError(f"{folder} {why}; leave out {', '.join(given)}")
+
+
+def tuned_of(args: argparse.Namespace) -> TunedClassifier:
+    """Open a fine-tuned classifier as the flags say."""
+    from embedkit.errors import require
+
+    _refuse_given(
+        args.folder,
+        "is a fine-tuned classifier, which holds its encoder and keeps no features",
+        {"--model": args.model, "--store": args.store, "--engine": args.engine != "auto"},
+    )
+    for module in ("torch", "transformers"):
+        require(module, extra="train", purpose=f"embedkit {args.command} with a folder that is not exported")
+    from embedkit.estimators.tuned import load_tuned
+
+    return load_tuned(
+        Path(args.folder), device=args.device, batch_tokens=args.batch_tokens, threads=args.threads
+    )
 
 
 def trained_of(args: argparse.Namespace, folder: str, model: str | None) -> FrozenClassifier:

@@ -91,7 +91,7 @@ class TorchEncoder:
         self._model, self._has_pooler = load_model(folder, _DTYPES[precision])
         self._model.to(self.device)
         if self.device.type == "cpu" and precision in ("float32", "bfloat16"):
-            _pack(self._model)
+            pack(self._model)
 
     def run(
         self,
@@ -310,7 +310,13 @@ def load_model(folder: ModelFolder, dtype: torch.dtype) -> tuple[Any, bool]:
     return model, getattr(model, "pooler", None) is not None and len(lost) == len(missing)
 
 
-def open_pretrained(auto: Any, path: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:  # noqa: ANN401
+def open_pretrained(
+    auto: Any,  # noqa: ANN401
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    config: Any = None,  # noqa: ANN401 - a family's own
+) -> tuple[Any, list[str]]:
     """Open a model, frozen; return it and the names of tensors that the weights lack.
 
     Parameters
@@ -319,6 +325,9 @@ def open_pretrained(auto: Any, path: Path, dtype: torch.dtype) -> tuple[Any, lis
         One of transformers: `AutoModel`, `AutoModelForSequenceClassification`, ...
     path : Path
     dtype : torch.dtype
+    config : transformers.PreTrainedConfig, optional
+        Instead of the folder's; the layers outside of the encoder may then have other shapes than the weights, and
+        count as lacking.
 
     Raises
     ------
@@ -329,6 +338,7 @@ def open_pretrained(auto: Any, path: Path, dtype: torch.dtype) -> tuple[Any, lis
         try:
             model, info = auto.from_pretrained(
                 path,
+                **({} if config is None else {"config": config, "ignore_mismatched_sizes": True}),
                 dtype=dtype,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -338,10 +348,11 @@ def open_pretrained(auto: Any, path: Path, dtype: torch.dtype) -> tuple[Any, lis
         except Exception as error:  # transformers raises many kinds
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{path}: transformers cannot open this model: {reason}") from error
-    mismatched = info.get("mismatched_keys")
-    if mismatched:
+    mismatched = {key if isinstance(key, str) else key[0] for key in info.get("mismatched_keys") or ()}
+    prefix = f"{model.base_model_prefix}."
+    if any(config is None or name.startswith(prefix) for name in mismatched):
         raise ModelError(f"{path}: {len(mismatched)} weights have another shape than config.json says")
-    return model.eval().requires_grad_(False), sorted(info["missing_keys"])
+    return model.eval().requires_grad_(False), sorted({*info["missing_keys"], *mismatched})
 
 
 @contextlib.contextmanager
@@ -400,7 +411,7 @@ class _PackedLinear(torch.nn.Module):
         return y
 
 
-def _pack(model: torch.nn.Module) -> None:
+def pack(model: torch.nn.Module) -> None:
     """Replace the linear layers of a model on the CPU by packed ones, where this torch has oneDNN."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not (has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):

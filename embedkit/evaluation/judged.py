@@ -153,8 +153,8 @@ def split_to_judge(dataset: Dataset, wanted: str | None, classifier: Classifier)
 
 
 def _tuned_on(about: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint of the validation rows that calibration or thresholds were learnt on, if any."""
-    if about.get("head_settings", {}).get("tuned_on") != "validation":
+    """Return the fingerprint of the validation rows that calibration, thresholds or a best step are from, if any."""
+    if (about.get("tuned_on") or about.get("head_settings", {}).get("tuned_on")) != "validation":
         return None
     fingerprint: str | None = about.get("data", {}).get("validation", {}).get("fingerprint")
     return fingerprint

@@ -264,6 +264,45 @@ def sweep_figure(
     return figure
 
 
+def learning_figure(history: Sequence[Mapping[str, Any]], best: int | None, *, title: str) -> Figure:
+    """Draw how training went: losses above, figures of the validation rows below, over steps.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        Rows with ``step``, ``loss``, ``eval_loss`` and figures between -1 and 1.
+    best : int, optional
+        The step whose weights were kept.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        To be saved.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained", facecolor="white")
+    losses, figures = figure.subplots(2, 1, sharex=True)
+    steps = [row["step"] for row in history]
+    names = [name for name in history[0] if name not in ("step", "epoch", "loss", "eval_loss")]
+    lines = [(losses, "loss", "training"), (losses, "eval_loss", "validation")]
+    lines += [(figures, name, name.replace("_", " ")) for name in names]
+    for number, (axes, name, label) in enumerate(lines):
+        values = [row[name] for row in history]
+        style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+        axes.plot(steps, values, label=label, markersize=4, **style)
+    for axes, what in ((losses, "loss"), (figures, "validation")):
+        if best is not None:
+            axes.axvline(best, color=_GREY, linestyle=":", linewidth=1)
+        axes.set_ylabel(what, family=FONT)
+        axes.legend(prop={"family": FONT, "size": 8}, frameon=False)
+        _tidy(axes, grid="both")
+    figures.set_xlabel("step" if best is None else f"step (dotted: {best}, whose weights were kept)", family=FONT)
+    _write_title(figure, title, width=70)
+    return figure
+
+
 def _over_layers(points: Sequence[SweepPoint], winner: SweepPoint, axis: str) -> Figure:
     """Draw a line over layers for each pooling and head."""
     from matplotlib.figure import Figure

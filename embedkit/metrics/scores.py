@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit.errors import UsageError
-from embedkit.metrics.counts import f1_counts, macro_f1, micro_f1
+from embedkit.metrics.counts import f1_counts, macro_f1, micro_f1, ratio
 from embedkit.metrics.multiclass import confusion_matrix, matthews_correlation
 
 OF_CLASSES = ("accuracy", "macro-f1", "mcc")
@@ -59,3 +59,27 @@ def scores_of(true: npt.NDArray[Any], predicted: npt.NDArray[Any], n_classes: in
         "macro-f1": float(macro_f1(sums)[0]),
         "mcc": matthews_correlation(matrix),
     }
+
+
+def running_scores(true: npt.NDArray[Any], predicted: npt.NDArray[Any], n_classes: int) -> dict[str, float]:
+    """Return what a training run shows of itself: `scores_of`, with macro precision and recall.
+
+    Parameters
+    ----------
+    true, predicted, n_classes
+        As for `scores_of`.
+
+    Returns
+    -------
+    dict of str to float
+        Precision and recall are the mean over the classes or labels that occur, true or predicted; 0 where there is
+        nothing to divide by.
+    """
+    if true.ndim == 2:
+        hits, given, had = (true & predicted).sum(0), predicted.sum(0), true.sum(0)
+    else:
+        matrix = confusion_matrix(true, predicted, n_classes)
+        hits, given, had = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
+    occurring = max(1, int(((given + had) > 0).sum()))
+    means = {"precision": ratio(hits, given).sum() / occurring, "recall": ratio(hits, had).sum() / occurring}
+    return {**scores_of(true, predicted, n_classes), **{name: float(value) for name, value in means.items()}}

@@ -15,7 +15,8 @@ MANIFEST = "embedkit.json"
 MARK = "embedkit_manifest"  # in config.json: that there is a manifest beside it
 FORMAT = "embedkit-artifact"
 FORMAT_VERSION = 1
-CLASSIFIER = "classifier"  # kinds of folders: what was trained,
+CLASSIFIER = "classifier"  # kinds of folders: a head on a frozen encoder,
+FINETUNED = "finetuned"  # a model whose weights were moved,
 EXPORTED = "onnx"  # and what answers without torch
 
 

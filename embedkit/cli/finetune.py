@@ -1,0 +1,214 @@
+"""``embedkit finetune``: move an encoder's weights, all of them or those of the upper blocks."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedkit.cli import options
+from embedkit.cli.output import emit, progress, say, show, table, tell_notes
+
+if TYPE_CHECKING:
+    from embedkit.data import Dataset, LabelCodec, Split
+    from embedkit.evaluation.finetuned import Start, TunedRun
+    from embedkit.training.parts import PartCount
+    from embedkit.training.settings import TuneSettings
+
+
+def add(subparsers: options.Subparsers) -> None:
+    """Add the command."""
+    parser = options.command(
+        subparsers, "finetune", run, "fine-tune a classifier of texts or pairs, all of it or the upper blocks"
+    )
+    options.add_data(parser)
+    group = parser.add_argument_group("model")
+    options.add_base(group)
+    group.add_argument("--max-length", type=int, metavar="N", help="most tokens of a text")
+    group.add_argument("--side", choices=("right", "left"), help="the end that truncation cuts off")
+    options.add_training(parser)
+    group = parser.add_argument_group("classifier")
+    group.add_argument(
+        "--freeze",
+        default="none",
+        metavar="N",
+        help="freeze the embeddings and the first N blocks; or none (default), embeddings, head-only",
+    )
+    group.add_argument(
+        "--cache-prefix",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="compute the output of frozen blocks once and keep it on disk (auto: where that pays)",
+    )
+    group.add_argument("--class-weight", metavar="WEIGHT", help="balanced, or JSON such as '{\"spam\": 5}'")
+    group.add_argument("--label-smoothing", type=float, default=0.0, metavar="X", help="from 0 (default) up")
+    group.add_argument("--positive-label", metavar="LABEL", help="whose precision, recall and F1 to print")
+    options.add_output(parser, "folder of the trained classifier", required=True)
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, judge, save."""
+    from embedkit.artifact import check_replaceable
+    from embedkit.data import LabelCodec
+    from embedkit.evaluation.finetuned import check_metric_needs, is_main, open_start, with_validation, write_tuned
+    from embedkit.evaluation.frozen import check_training
+    from embedkit.runtime.texts import require_texts
+
+    settings = options.tune_settings_of(args)
+    check_metric_needs(settings)
+    check_replaceable(Path(args.output), args.overwrite)
+    dataset = options.dataset_of(args)
+    require_texts(dataset.kind)
+    read = dataset.splits(seed=args.seed, columns=False)
+    said = [*dataset.notes, *check_training(read)]
+    splits, notes = with_validation(read, settings)
+    tell_notes(args, [*said, *notes])
+    start = open_start(args.model, revision=args.revision, max_length=args.max_length, side=args.side)
+    codec = LabelCodec.fit(read["train"].labels or [], dataset.declared)
+    with _staged(args) as stage, checkpoints(args, splits, start, settings) as place:
+        trained = _train(args, splits, start, settings, codec, read["train"].fingerprint(), place)
+        tell_notes(args, trained.notes)
+        if stage is not None:
+            told = {"data": args.data, "model": args.model}
+            write_tuned(stage, trained, told, splits["train"].inputs)  # type: ignore[arg-type]
+    if is_main():
+        report(args, trained, args.output)
+    return 0
+
+
+def _staged(args: argparse.Namespace) -> Any:  # noqa: ANN401 - a context with a folder or None
+    """Build the output in the process that writes; the others of ``accelerate launch`` have none."""
+    from embedkit.artifact import staged
+    from embedkit.evaluation.finetuned import is_main
+
+    return staged(Path(args.output), overwrite=args.overwrite) if is_main() else nullcontext()
+
+
+@contextmanager
+def checkpoints(
+    args: argparse.Namespace, splits: Mapping[str, Split], start: Start, settings: TuneSettings
+) -> Iterator[Any]:
+    """Keep a run's checkpoints beside its output until the block has ended well; say where they are where not."""
+    from embedkit.evaluation.finetuned import is_main, run_of
+    from embedkit.training.checkpoints import checkpoints_beside, prepare
+    from embedkit.training.loop import Place
+
+    folder = checkpoints_beside(Path(args.output))
+    if is_main():
+        tell_notes(
+            args, prepare(folder, run_of(splits, start, settings), resume=args.resume, overwrite=args.overwrite)
+        )
+    try:
+        yield Place(folder, args.resume)
+    except BaseException:
+        if is_main() and any(folder.glob("checkpoint-*/embedkit.json")):
+            say(args, f"checkpoints are kept in {folder}; the same command with --resume goes on from the newest")
+        elif is_main():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if is_main():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train(
+    args: argparse.Namespace,
+    splits: Mapping[str, Split],
+    start: Start,
+    settings: TuneSettings,
+    codec: LabelCodec,
+    trained_on: str,
+    place: Any,  # noqa: ANN401 - embedkit.training.loop.Place, which imports torch
+) -> TunedRun:
+    """Train with a bar, the parts, and a line for each evaluation."""
+    from embedkit.evaluation.finetuned import finetune
+
+    rows = len(splits["train"])
+    steps = -(-rows // (settings.batch_size * settings.accumulation)) * settings.epochs
+    with progress(args, int(steps), "train", unit=" steps") as stepped:
+        return finetune(
+            splits,
+            start,
+            settings,
+            codec=codec,
+            positive=args.positive_label,
+            trained_on=trained_on,
+            place=place,
+            told=evaluations(args),
+            begin=lambda parts, line: _begin(args, parts, line),
+            progress=stepped,
+        )
+
+
+def _begin(args: argparse.Namespace, parts: Sequence[PartCount], line: str) -> None:
+    from embedkit.evaluation.finetuned import is_main
+
+    if is_main():
+        say(args, parts_text(parts))
+        say(args, line)
+
+
+def parts_text(parts: Sequence[PartCount]) -> str:
+    """Return the table of what is trained and what is frozen, in parameters."""
+    rows = [("part", "trainable", "frozen")]
+    rows += [(part.name, f"{part.trainable:,}", f"{part.frozen:,}") for part in parts]
+    sums = (sum(part.trainable for part in parts), sum(part.frozen for part in parts))
+    return table([*rows, ("all", f"{sums[0]:,}", f"{sums[1]:,}")])
+
+
+def evaluations(args: argparse.Namespace) -> Callable[[Mapping[str, Any]], None]:
+    """Return what prints a row of the history as it comes, below names that stand once."""
+    seen: list[str] = []
+
+    def told(row: Mapping[str, Any]) -> None:
+        if not seen:
+            seen.extend(row)
+            say(args, "  ".join(f"{_short(name):>9}" for name in seen))
+        say(args, "  ".join(f"{_figure(row[name]):>9}" for name in seen))
+
+    return told
+
+
+def _short(name: str) -> str:
+    return {"eval_loss": "val loss", "macro_f1": "macro F1", "micro_f1": "micro F1"}.get(name, name.replace("_", " "))[:9]
+
+
+def _figure(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def report(args: argparse.Namespace, trained: TunedRun, output: str) -> None:
+    """Print what came out."""
+    from embedkit.evaluation.judged import shown_split
+    from embedkit.evaluation.report import classification_text
+
+    if args.json:
+        emit(facts(trained, output))
+        return
+    entry = shown_split(trained.judged)
+    if entry is None:
+        say(args, "there is no labelled split to judge it on")
+    else:
+        source = f"{entry.split.source} ({entry.split.name})"
+        show(classification_text(entry.judgement.metrics, entry.judgement.names, source))
+    texts = '"a text" "its partner"' if trained.classifier.kind == "pair" else '"some text"'
+    say(args, f"saved in {output}; try: embedkit predict {shlex.quote(output)} {texts}")
+
+
+def facts(trained: TunedRun, output: str) -> dict[str, Any]:
+    """Return what came out, for programs."""
+    return {
+        "output": output,
+        "splits": {name: entry.judgement.metrics for name, entry in trained.judged.items()},
+        "history": trained.tuned.trained.history,
+        "parts": [vars(part) for part in trained.tuned.parts],
+        "settings": dict(trained.classifier.about["settings"]),
+        "labels": list(trained.classifier.codec.classes),
+        "truncated": trained.tuned.truncated,
+        "notes": trained.notes,
+        "seconds": {name: round(value, 4) for name, value in trained.seconds.items()},
+    }

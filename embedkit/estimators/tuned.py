@@ -1,0 +1,234 @@
+"""A fine-tuned classifier of texts or pairs: answers, is saved and loaded, without scikit-learn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedkit.artifact import installed, write_manifest
+from embedkit.data.labels import LabelCodec
+from embedkit.data.text import counted
+from embedkit.encoders import Extraction, ModelFolder, check_texts, read_folder
+from embedkit.errors import ArtifactError, DataError, ModelError
+from embedkit.estimators.frozen import Predictions
+from embedkit.export.folder import write_tokenizer
+from embedkit.hub import Resolved
+from embedkit.runtime.batching import plan
+from embedkit.runtime.description import PROBLEMS, Description
+from embedkit.runtime.manifest import FINETUNED, read_manifest
+from embedkit.runtime.model_folder import TOKENIZER
+from embedkit.runtime.tokens import Text, Tokenizer
+
+BATCH_TOKENS = 4096
+_ROWS = 2048  # between two reports of progress
+_ABOUT = ("base", "data", "seed", "settings", "tuned_on")
+_VERSIONS = ("embedkit", "numpy", "tokenizers", "torch", "transformers", "accelerate")
+
+
+@dataclass(eq=False)
+class TunedClassifier:
+    """A model with its head, its tokenizer and its labels.
+
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+        Frozen, in float32 on the CPU when it was just trained.
+    tokenizer : Tokenizer
+    codec : LabelCodec
+    kind : {"text", "pair"}
+        What an input is.
+    multi_label : bool
+        Whether a text has any number of labels.
+    about : dict
+        What the manifest says of the training: ``base``, ``data``, ``seed``, ``settings``.
+    device, batch_tokens, threads
+        As in `embedkit.encoders.EncoderSettings`; none of them changes an answer.
+    """
+
+    model: Any
+    tokenizer: Tokenizer
+    codec: LabelCodec
+    kind: str
+    multi_label: bool
+    about: Mapping[str, Any]
+    device: str = "auto"
+    batch_tokens: int = BATCH_TOKENS
+    threads: int | None = None
+    load_seconds: float = 0.0
+    texts_per_row: int = 1
+    thresholds: None = None
+    _progress: Callable[[int], None] | None = None
+    _answering: Any = field(default=None, repr=False)
+
+    def report_to(self, progress: Callable[[int], None]) -> None:
+        """Tell `progress` the number of texts that became ready."""
+        self._progress = progress
+
+    def logits(self, inputs: Sequence[Text]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return logits (n, C), which inputs lost tokens, and which hold none."""
+        found = np.empty((len(inputs), len(self.codec)), np.float32)
+        truncated, empty = np.zeros(len(inputs), bool), np.zeros(len(inputs), bool)
+        for first in range(0, len(inputs), _ROWS):
+            part = slice(first, first + _ROWS)
+            tokens = self.tokenizer.encode(inputs[part])
+            truncated[part], empty[part] = tokens.truncated, self.tokenizer.without_tokens(tokens)
+            batches = plan(tokens.lengths, self.batch_tokens)
+            for windows, logits in self._model_to_answer().run(tokens, batches, self.tokenizer.pad_id, self.threads):
+                found[first + windows] = logits
+            if self._progress is not None:
+                self._progress(len(truncated[part]))
+        return found, truncated, empty
+
+    def _model_to_answer(self) -> Any:  # noqa: ANN401 - embedkit.training.answers.LogitsModel
+        if self._answering is None:
+            from embedkit.training.answers import LogitsModel
+
+            self._answering = LogitsModel(self.model, self.device)
+        return self._answering
+
+    def predict(self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Predictions:
+        """Classify texts or pairs; `rows` are what messages call them.
+
+        Raises
+        ------
+        DataError
+            The inputs are pairs and the classifier was trained on texts, or the other way round.
+        """
+        start = time.perf_counter()
+        if len(inputs) and isinstance(inputs[0], tuple) != (self.kind == "pair"):
+            raise DataError(f"this classifier was trained on {self.kind}s; the input is of the other kind")
+        check_texts(inputs, None if rows is None else rows.tolist())
+        logits, truncated, empty = self.logits(inputs)
+        described = self.description()
+        probabilities, codes = described.decide(described.scores(logits))
+        cost = Extraction(rows=len(inputs), truncated=int(truncated.sum()), empty=int(empty.sum()))
+        cost.seconds, cost.load_seconds = time.perf_counter() - start + self.load_seconds, self.load_seconds
+        return Predictions(codes, probabilities, None, cost)
+
+    def description(self) -> Description:
+        """Return what an exported folder of it would say of itself."""
+        return Description(
+            task="sequence",
+            input=self.kind,
+            graphs={},
+            labels=self.codec.classes,
+            multi_label=self.multi_label,
+            has_probabilities=True,
+            thresholds=None,
+            max_length=self.tokenizer.max_length,
+            side=self.tokenizer.side,
+            prompt="",
+            lowercase=False,
+            pad_id=self.tokenizer.pad_id,
+            long="truncate",
+            normalize=False,
+            bias=(),
+            width=0,
+        )
+
+    def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
+        """Say how many of some inputs lost tokens or held none."""
+        said = []
+        if truncated:
+            end = "start" if self.tokenizer.side == "left" else "end"
+            said.append(
+                f"{truncated:,} of {counted(rows, 'input')} have more than {self.tokenizer.max_length} tokens and "
+                f"lost their {end}"
+            )
+        if empty:
+            said.append(f"{empty:,} of {counted(rows, 'input')} hold nothing that the tokenizer knows")
+        return said
+
+    def save(self, folder: Path, base: ModelFolder, inputs: Sequence[Text]) -> None:
+        """Write weights, tokenizer and manifest to a folder of `embedkit.artifact.staged`; call it last.
+
+        Parameters
+        ----------
+        folder : Path
+        base : ModelFolder
+            The encoder that training began from: its tokenizer's settings are kept.
+        inputs : sequence of str or of (str, str)
+            A few real ones, which transformers must split as we do.
+        """
+        self.model.save_pretrained(folder)
+        names = ["input_ids", "token_type_ids", "attention_mask"] if self._types() else ["input_ids", "attention_mask"]
+        write_tokenizer(folder, base, self.tokenizer, names, inputs)
+        manifest = {
+            "kind": FINETUNED,
+            "task": "sequence",
+            "problem_type": PROBLEMS[self.multi_label],
+            "input": self.kind,
+            "labels": list(self.codec.classes),
+            "label_dtype": self.codec.dtype,
+            "tokens": {
+                "max_length": self.tokenizer.max_length,
+                "side": self.tokenizer.side,
+                "pad_id": self.tokenizer.pad_id,
+            },
+            "versions": installed(_VERSIONS),
+            **self.about,
+        }
+        write_manifest(folder, manifest)
+
+    def _types(self) -> bool:
+        from embedkit.encoders.torch_encoder import takes_types
+
+        return takes_types(self.model.config)
+
+
+def load_tuned(
+    folder: Path, *, device: str = "auto", batch_tokens: int | None = None, threads: int | None = None
+) -> TunedClassifier:
+    """Open a classifier that `TunedClassifier.save` wrote, every file's digest checked first.
+
+    Parameters
+    ----------
+    folder : Path
+    device, batch_tokens, threads
+        As in `embedkit.encoders.EncoderSettings`.
+
+    Raises
+    ------
+    InputMissingError
+        The folder is not there.
+    ArtifactError
+        It is damaged or foreign.
+    """
+    start = time.perf_counter()
+    manifest = read_manifest(folder, kind=FINETUNED)
+    try:
+        codec = LabelCodec(tuple(manifest["labels"]), manifest["label_dtype"])
+        if codec.decode(np.arange(len(codec))).tolist() != list(codec.classes):
+            raise ValueError(f"its labels are not of the dtype {codec.dtype}")
+        tokens, kind, problem = manifest["tokens"], manifest["input"], manifest["problem_type"]
+        if kind not in ("text", "pair") or problem not in PROBLEMS or manifest["task"] != "sequence":
+            raise ValueError("it is of a kind that this embedkit does not know")
+        tokenizer = Tokenizer.from_file(
+            folder / TOKENIZER, max_length=tokens["max_length"], pad_id=tokens["pad_id"], side=tokens["side"]
+        )
+    except KeyError as error:
+        raise ArtifactError(f"{folder}: its manifest lacks {error}; make the folder again") from None
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder}: its manifest is damaged: {error}; make the folder again") from None
+    model = _model(folder, len(codec))
+    about = {name: manifest[name] for name in _ABOUT if name in manifest}
+    found = TunedClassifier(model, tokenizer, codec, kind, problem == PROBLEMS[1], about)
+    found.device, found.threads = device, threads
+    found.batch_tokens = batch_tokens or BATCH_TOKENS
+    found.load_seconds = time.perf_counter() - start
+    return found
+
+
+def _model(folder: Path, labels: int) -> Any:  # noqa: ANN401 - a family's own
+    from embedkit.training.answers import open_trained
+
+    try:
+        return open_trained(read_folder(Resolved(folder, str(folder), "folder")), labels)
+    except ModelError as error:
+        raise ArtifactError(f"{error}; make the folder again") from None

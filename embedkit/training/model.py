@@ -1,0 +1,115 @@
+"""A pre-trained encoder with a head for the labels of some data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
+
+from embedkit.encoders import ModelFolder
+from embedkit.encoders.torch_encoder import open_pretrained
+from embedkit.errors import ModelError
+from embedkit.runtime.description import PROBLEMS
+from embedkit.runtime.model_folder import labels_of, task_of
+
+_HEADS = {"sequence": AutoModelForSequenceClassification}
+
+
+def open_for_training(
+    folder: ModelFolder, task: str, names: Sequence[str], *, multi_label: bool = False, seed: int
+) -> tuple[Any, bool]:
+    """Open a model in float32 with a head for some labels.
+
+    The head is the folder's own where that was trained for the same task and the same labels in this order; else it
+    is drawn by chance, by the seed.
+
+    Parameters
+    ----------
+    folder : ModelFolder
+    task : {"sequence"}
+    names : sequence of str
+        Labels as they are printed, in the order of their codes.
+    multi_label : bool, default False
+    seed : int
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel
+        In training mode, everything trainable.
+    kept : bool
+        Whether the head is the folder's own.
+
+    Raises
+    ------
+    ModelError
+        transformers has no such head for this family, cannot open the folder, or its weights are not whole.
+    """
+    config = _config(folder, names, multi_label)
+    _require_head(folder, config, task)
+    with seeded(seed):
+        model, missing = open_pretrained(_HEADS[task], folder.path, torch.float32, config=config)
+        base = f"{model.base_model_prefix}."
+        lost = [name for name in missing if name.startswith(base) and not _is_pooler(name)]
+        if lost:
+            raise ModelError(
+                f"{folder.path}: the weights lack {len(lost)} tensors of the encoder ({', '.join(lost[:3])}); "
+                "the files do not belong together"
+            )
+        kept = task_of(folder.config) == task and labels_of(folder.config, folder.path) == tuple(names)
+        if not kept:
+            _draw_last(model, len(names))
+    return model.train().requires_grad_(True), kept
+
+
+def _config(folder: ModelFolder, names: Sequence[str], multi_label: bool) -> Any:  # noqa: ANN401 - a family's own
+    return AutoConfig.from_pretrained(
+        folder.path,
+        trust_remote_code=False,
+        local_files_only=True,
+        id2label=dict(enumerate(names)),
+        label2id={name: code for code, name in enumerate(names)},
+        problem_type=PROBLEMS[multi_label],
+    )
+
+
+def _require_head(folder: ModelFolder, config: Any, task: str) -> None:  # noqa: ANN401
+    if type(config) not in _HEADS[task]._model_mapping:
+        raise ModelError(
+            f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head for "
+            f"the task {task}; choose another model, or fit a head on its frozen features (embedkit fit-head)"
+        )
+
+
+def _is_pooler(name: str) -> bool:
+    """Whether a tensor belongs to a pooler: many encoders ship without one, and it is then trained like the head."""
+    return ".pooler." in f".{name}"
+
+
+def _draw_last(model: Any, labels: int) -> None:  # noqa: ANN401 - a family's own
+    """Draw the layers that end in as many numbers as there are labels: they may have come from other labels."""
+    base = model.base_model
+    inner = set(base.modules()) if base is not model else set()
+    spread = float(getattr(model.config, "initializer_range", 0.02))
+    for module in model.modules():
+        if module not in inner and isinstance(module, torch.nn.Linear) and module.out_features == labels:
+            torch.nn.init.normal_(module.weight, 0.0, spread)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let chance start from a seed, in Python, NumPy and torch; how it stood before comes back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what libraries draw from
+    with torch.random.fork_rng():
+        set_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
