@@ -1,8 +1,8 @@
-"""The parts of a model: embeddings, blocks, what all blocks share, pooler, final norm, head; some of them frozen."""
+"""The parts of a model (embeddings, blocks, what these share, pooler, final norm, head), some of them frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +113,7 @@ def freeze_parts(model: PreTrainedModel, freeze: Freeze, *, name: str, fresh: Co
     for part in still:
         for parameter in anatomy.parameters(part):
             parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in _own_parameters(model)):
+    if freeze != "none" and not any(parameter.requires_grad for parameter in anatomy.parameters(_HEAD)):
         raise UsageError(
             f"freeze {freeze!r} would freeze the head of {name}, whose weights are those of its embeddings; "
             "take freeze 'none'"
@@ -147,8 +147,8 @@ def _refuse_number(freeze: Freeze, anatomy: _Anatomy, name: str) -> None:
         )
     if anatomy.layers > len(anatomy.blocks):
         raise UsageError(
-            f"freeze {freeze}: the {anatomy.layers} blocks of {name} share the weights of {len(anatomy.blocks)}, so "
-            "none can be frozen alone; give 'embeddings', 'head-only' or 'none'"
+            f"freeze {freeze}: the {anatomy.layers} blocks of {name} share the weights of {len(anatomy.blocks)}, "
+            "so none can be frozen alone; give 'embeddings', 'head-only' or 'none'"
         )
 
 
@@ -217,10 +217,7 @@ def _anatomy(model: PreTrainedModel, name: str) -> _Anatomy:
     base, kind = model.base_model, str(model.config.model_type)
     path, blocks = _find_blocks(base, model.config, name)
     layers = int(model.config.num_hidden_layers)
-    if len(blocks) == layers:
-        names = tuple(f"block {number}" for number in range(1, layers + 1))
-    else:
-        names = tuple(f"blocks sharing weights {number}" for number in range(1, len(blocks) + 1))
+    names = _block_names(layers, len(blocks))
     found: dict[str, list[nn.Module]] = {part: [] for part in (_EMBEDDINGS, _SHARED, *names, _POOLER, _NORM)}
     for part, block in zip(names, blocks, strict=True):
         found[part].append(block)
@@ -240,12 +237,21 @@ def _find_blocks(base: nn.Module, config: Any, name: str) -> tuple[list[str], li
     lists = {
         path: list(module)
         for path, module in base.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == wanted and len({type(block) for block in module}) == 1
+        if isinstance(module, nn.ModuleList)
+        and len(module) == wanted
+        and len({type(block) for block in module}) == 1
     }
     outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
         raise _unknown(name, config.model_type, f"it has {len(outer)} lists of {wanted} blocks")
     return outer[0].split("."), lists[outer[0]]
+
+
+def _block_names(layers: int, groups: int) -> tuple[str, ...]:
+    """Return ``block 1`` and so on; where layers share weights in groups, as ALBERT's do, ``blocks 1-12``."""
+    of = [int(layer / (layers / groups)) for layer in range(layers)]  # as transformers computes it
+    spans = [[layer + 1 for layer in range(layers) if of[layer] == group] for group in range(groups)]
+    return tuple(f"block {span[0]}" if len(span) == 1 else f"blocks {span[0]}-{span[-1]}" for span in spans)
 
 
 def _beside(base: nn.Module, path: list[str], kind: str, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -280,12 +286,6 @@ def _head(model: PreTrainedModel) -> tuple[nn.Module, ...]:
 def _bare(model: PreTrainedModel) -> tuple[nn.Parameter, ...]:
     """Return the parameters that the model itself holds; they are the head's."""
     return () if model.base_model is model else tuple(model.parameters(recurse=False))
-
-
-def _own_parameters(model: PreTrainedModel) -> Iterable[nn.Parameter]:
-    """Return the head's parameters that are not the base model's too."""
-    base = {id(parameter) for parameter in model.base_model.parameters()}
-    return [parameter for parameter in model.parameters() if id(parameter) not in base]
 
 
 def _require_partition(base: nn.Module, anatomy: _Anatomy, name: str) -> None:
