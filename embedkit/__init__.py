@@ -8,13 +8,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedkit.estimators.embedding_classifier import EmbeddingClassifier
+    from embedkit.estimators.finetuned_classifier import FineTunedClassifier
     from embedkit.estimators.text_encoder import TextEncoder
 
 __version__ = "0.1.0"
-__all__ = ["EmbeddingClassifier", "TextEncoder", "__version__", "load"]
+__all__ = ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "__version__", "load"]
 
 _HOME = {
     "EmbeddingClassifier": "embedkit.estimators.embedding_classifier",
+    "FineTunedClassifier": "embedkit.estimators.finetuned_classifier",
     "TextEncoder": "embedkit.estimators.text_encoder",
 }
 
@@ -61,15 +63,15 @@ def load(
     store: str | Path | bool | None = None,
     device: str = "auto",
     threads: int | None = None,
-) -> EmbeddingClassifier:
+) -> EmbeddingClassifier | FineTunedClassifier:
     """Open a folder that embedkit wrote.
 
     Parameters
     ----------
     folder : str or Path
-        An artifact of ``embedkit fit-head`` or `EmbeddingClassifier.save`.
+        An artifact of ``embedkit fit-head`` or ``embedkit finetune``, or of an estimator's `save`.
     model : str, optional
-        Where the encoder is now, if it has moved.
+        Where the frozen encoder is now, if it has moved.
     store : str, Path, False or None, default None
         Folder of the feature store; None for the usual one, False for none.
     device, threads
@@ -77,7 +79,7 @@ def load(
 
     Returns
     -------
-    EmbeddingClassifier
+    EmbeddingClassifier or FineTunedClassifier
         Fitted.
 
     Raises
@@ -90,6 +92,14 @@ def load(
     """
     _refuse_exported(folder)
     _require_learning("embedkit.load")
+    from pathlib import Path
+
+    from embedkit.runtime.manifest import FINETUNED, kind_of
+
+    if kind_of(Path(folder)) == FINETUNED:
+        from embedkit.estimators.finetuned_classifier import FineTunedClassifier
+
+        return FineTunedClassifier.load(folder, device=device, threads=threads)
     from embedkit.estimators.embedding_classifier import EmbeddingClassifier
 
     return EmbeddingClassifier.load(folder, model=model, store=store, device=device, threads=threads)

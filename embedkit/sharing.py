@@ -19,7 +19,7 @@ from embedkit.artifact import scrub
 from embedkit.data.text import counted, printable
 from embedkit.errors import ArtifactError, UsageError
 from embedkit.runtime.description import PROBLEMS
-from embedkit.runtime.manifest import CLASSIFIER, EXPORTED, MANIFEST, read_manifest
+from embedkit.runtime.manifest import CLASSIFIER, EXPORTED, FINETUNED, MANIFEST, read_manifest
 
 CARD = "README.md"
 _METRICS = "metrics.json"
@@ -79,10 +79,10 @@ def shareable(folder: Path, *, with_report: bool = False, with_vectors: bool = F
         A file holds what looks like an access token; or the head holds vectors of texts.
     """
     manifest = read_manifest(folder)
-    if manifest.get("kind") not in (CLASSIFIER, EXPORTED):
+    if manifest.get("kind") not in (CLASSIFIER, FINETUNED, EXPORTED):
         raise ArtifactError(
-            f"{folder} is of the kind {manifest.get('kind')!r}; it must be {CLASSIFIER!r}, which was trained, or "
-            f"{EXPORTED!r}, which was exported"
+            f"{folder} is of the kind {manifest.get('kind')!r}; it must be {CLASSIFIER!r} or {FINETUNED!r}, which "
+            f"were trained, or {EXPORTED!r}, which was exported"
         )
     if not with_vectors:
         _refuse_vectors(folder, manifest)
@@ -241,7 +241,7 @@ def _shortened(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> _Shor
     """Find the paths of this machine: what looks like one, and what the run was given as data and encoder."""
     labels = {str(label) for label in manifest.get("labels") or ()}
     found = {text for text in (*_strings(manifest), *_strings(metrics)) if _LOCAL.match(text)}
-    encoder, settings = manifest.get("encoder"), metrics.get("settings")
+    encoder, settings = manifest.get("encoder") or manifest.get("base"), metrics.get("settings")
     if isinstance(encoder, dict) and not encoder.get("repository"):
         found.add(str(encoder.get("name")))
     # also relative paths, where nothing but data can stand
@@ -286,7 +286,7 @@ def _refuse_tokens(files: Mapping[str, Path | bytes]) -> None:
 
 def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """Return a card of what manifest and figures say."""
-    encoder = manifest["encoder"] if isinstance(manifest.get("encoder"), dict) else {}
+    encoder = next((found for name in ("encoder", "base") if isinstance(found := manifest.get(name), dict)), {})
     repository, settings = encoder.get("repository"), manifest.get("head_settings") or {}
     what = "pairs of texts" if manifest.get("input") == "pair" else "texts"
     lines = [
@@ -298,8 +298,7 @@ def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         "---",
         f"# A classifier of {what}",
         "",
-        f"A head of the kind {code(settings.get('clf', 'unknown'))} on frozen features of the encoder "
-        f"{code(encoder.get('name', 'unknown'))}, made with embedkit.",
+        f"{_made_of(manifest, settings)} {code(encoder.get('name', 'unknown'))}, made with embedkit.",
         "",
         label_line(manifest.get("labels") or [], several=manifest.get("problem_type") == PROBLEMS[1]),
         *figure_lines(metrics),
@@ -312,6 +311,12 @@ def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     ]
     text: str = scrub("\n".join(lines))
     return text
+
+
+def _made_of(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    if manifest.get("kind") == FINETUNED:
+        return "A fine-tuned"
+    return f"A head of the kind {code(settings.get('clf', 'unknown'))} on frozen features of the encoder"
 
 
 # ------------------------------------------------------------------------------------- lines of any card

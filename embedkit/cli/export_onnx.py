@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedkit.data import Dataset
     from embedkit.encoders import ModelFolder
     from embedkit.estimators.frozen import FrozenClassifier
+    from embedkit.estimators.tuned import TunedClassifier
     from embedkit.export import Exported, Trial
     from embedkit.export.parity import Input
 
@@ -74,14 +75,15 @@ def add(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, compare, publish."""
     from embedkit.artifact import check_replaceable
-    from embedkit.runtime.manifest import EXPORTED, kind_of
+    from embedkit.runtime.manifest import CLASSIFIER, ENCODER, EXPORTED, FINETUNED, kind_of
 
     check_replaceable(Path(args.output), args.overwrite)
     _check_int8(args)
     kind = kind_of(Path(args.folder))
     if kind == EXPORTED:
         raise UsageError(f"{args.folder} is an exported folder already")
-    exported = _model(args) if kind is None else _classifier(args)
+    makers = {CLASSIFIER: _classifier, FINETUNED: _finetuned}
+    exported = _model(args) if kind is None or kind == ENCODER else makers.get(kind, _classifier)(args)
     if args.json:
         emit(facts(exported, args.output))
     else:
@@ -118,7 +120,35 @@ def _classifier(args: argparse.Namespace) -> Exported:
     )
 
 
-def _trial(args: argparse.Namespace, found: FrozenClassifier, metrics: dict[str, Any] | None) -> Trial:
+def _finetuned(args: argparse.Namespace) -> Exported:
+    from embedkit.encoders import read_folder
+    from embedkit.estimators.tuned import load_tuned
+    from embedkit.export import Tuned, export_task_model
+    from embedkit.hub import Resolved
+
+    _refuse(args, "task", "pooling", "normalize", "max_length", "model", why="is a fine-tuned classifier, which is settled")
+    _require(args)
+    path = Path(args.folder)
+    found = load_tuned(path, device="cpu", threads=args.threads)
+    metrics = _metrics(path)
+    base = found.about.get("base") or {}
+    resolved = Resolved(path, str(base.get("name", path)), "folder", base.get("repository"))
+    return export_task_model(
+        read_folder(resolved),
+        "sequence",
+        Path(args.output),
+        _inputs(args, (found.kind,), _training_data(args, metrics)),
+        max_length=found.tokenizer.max_length,
+        tuned=Tuned(found.codec.classes, found.codec.dtype, found.kind, found.about, metrics),
+        trial=_trial(args, found, metrics) if args.int8 else None,
+        overwrite=args.overwrite,
+        threads=args.threads,
+    )
+
+
+def _trial(
+    args: argparse.Namespace, found: FrozenClassifier | TunedClassifier, metrics: dict[str, Any] | None
+) -> Trial:
     """Return the rows on which a trained classifier is judged."""
     from embedkit.evaluation.trial import classifier_trial
 

@@ -15,7 +15,8 @@ from embedkit.cli.output import emit, progress, say, show, table, tell_notes
 
 if TYPE_CHECKING:
     from embedkit.data import Dataset, LabelCodec, Split
-    from embedkit.evaluation.finetuned import Start, TunedRun
+    from embedkit.estimators.start import Start
+    from embedkit.evaluation.finetuned import TunedRun
     from embedkit.training.parts import PartCount
     from embedkit.training.settings import TuneSettings
 
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, judge, save."""
     from embedkit.artifact import check_replaceable
     from embedkit.data import LabelCodec
-    from embedkit.evaluation.finetuned import check_metric_needs, is_main, open_start, with_validation, write_tuned
+    from embedkit.estimators.start import open_start
+    from embedkit.evaluation.finetuned import check_metric_needs, is_main, with_validation, write_tuned
     from embedkit.evaluation.frozen import check_training
     from embedkit.runtime.texts import require_texts
 

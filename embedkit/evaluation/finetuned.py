@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,16 +12,14 @@ from typing import Any, cast
 from embedkit.data import LabelCodec, Split, groups_of, holdout
 from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted
-from embedkit.encoders import EncoderSettings, ModelFolder, make_recipe, read_folder
-from embedkit.encoders.tokenizer_file import tokenizer_file
+from embedkit.encoders import ModelFolder
 from embedkit.errors import DataError, UsageError
+from embedkit.estimators.start import Start, base_said, settings_said
 from embedkit.estimators.tuned import TunedClassifier
 from embedkit.evaluation.judged import TRAIN, Judged, check_positive, judged, shown_split, write_judged
 from embedkit.evaluation.plots import learning_figure, save_png
 from embedkit.evaluation.report import write_metrics
-from embedkit.hub import resolve_model
-from embedkit.runtime.tokens import Side, Text, Tokenizer
-from embedkit.store import FileDigests
+from embedkit.runtime.tokens import Text
 from embedkit.training.loop import Place, Told
 from embedkit.training.parts import PartCount
 from embedkit.training.sequence import Labelled, Tuned, tune_sequence
@@ -57,53 +54,6 @@ class TunedRun:
     judged: dict[str, Judged] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """What training begins from: a pre-trained model and how it reads.
-
-    Attributes
-    ----------
-    folder : ModelFolder
-    tokenizer : Tokenizer
-    """
-
-    folder: ModelFolder
-    tokenizer: Tokenizer
-
-    def digests(self) -> list[str]:
-        """Return the digests of the weights."""
-        digests = FileDigests(None)
-        return [digests.sha256(path) for path in self.folder.weights]
-
-
-def open_start(
-    model: str, *, revision: str | None = None, max_length: int | None = None, side: Side | None = None
-) -> Start:
-    """Resolve a model to begin from, and its tokenizer.
-
-    Parameters
-    ----------
-    model : str
-        A packaged name, a folder or a hub id.
-    revision : str, optional
-    max_length : int, optional
-        Most tokens of an input. Default: the folder's.
-    side : {"right", "left"}, optional
-        The end that truncation cuts off. Default: the folder's.
-
-    Raises
-    ------
-    ModelError, UsageError, InputMissingError, HubError
-        As resolving and reading have them; or `max_length` is more than the model has positions for.
-    """
-    folder = read_folder(resolve_model(model, revision=revision))
-    # a model without a pooling of its own is no problem here: nothing is pooled
-    recipe = make_recipe(EncoderSettings(model, pooling="cls", max_length=max_length, side=side, prompt=""), folder)
-    with ExitStack() as temporary:
-        path = tokenizer_file(folder, None, FileDigests(None), temporary)
-        return Start(folder, recipe.tokenizer(path))
 
 
 def with_validation(splits: Mapping[str, Split], settings: TuneSettings) -> tuple[dict[str, Split], list[str]]:
@@ -233,14 +183,8 @@ def _about(
     """Return what the manifest says of the training."""
     data = {name: {"rows": len(split), "fingerprint": split.fingerprint()} for name, split in splits.items()}
     data[TRAIN]["fingerprint"] = trained_on or data[TRAIN]["fingerprint"]
-    resolved = start.folder.resolved
     about: dict[str, Any] = {
-        "base": {
-            "name": resolved.name,
-            "repository": resolved.repository,
-            "commit": resolved.commit,
-            "weights": start.digests(),
-        },
+        "base": base_said(start),
         "data": data,
         "seed": settings.seed,
         "settings": settings_said(settings, tuned),
@@ -248,20 +192,6 @@ def _about(
     if tuned.trained.best_step is not None:
         about["tuned_on"] = VALIDATION
     return about
-
-
-def settings_said(settings: TuneSettings, tuned: Tuned) -> dict[str, Any]:
-    """Return all that a run was told and decided, as JSON."""
-    said = {name: value for name, value in asdict(settings).items() if name not in ("device", "threads", "seed")}
-    trained = tuned.trained
-    return {
-        **said,
-        "learning_rate": tuned.rate,
-        "precision": trained.precision,
-        "steps": trained.steps,
-        "best_step": trained.best_step,
-        "trainable_parameters": sum(part.trainable for part in tuned.parts),
-    }
 
 
 def run_of(splits: Mapping[str, Split], start: Start, settings: TuneSettings) -> dict[str, Any]:

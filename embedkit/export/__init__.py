@@ -5,7 +5,7 @@ Importing this package imports no torch; its functions do.
 
 from __future__ import annotations
 
-from embedkit.export.finetuned import task_of_folder
+from embedkit.export.finetuned import Tuned, task_of_folder
 from embedkit.export.frozen import Trained
 from embedkit.export.publish import Exported, export_classifier, export_encoder, export_task_model
 from embedkit.export.verdict import Rows, Trial, Verdict, verdict_text
@@ -15,6 +15,7 @@ __all__ = [
     "Rows",
     "Trained",
     "Trial",
+    "Tuned",
     "Verdict",
     "export_classifier",
     "export_encoder",

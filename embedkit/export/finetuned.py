@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from embedkit.errors import ExportError, UsageError
 from embedkit.export.folder import GRAPH, splits_alike, transformers_tokenizer
 from embedkit.export.parity import Input, encoded, parity_inputs
 from embedkit.export.source import Answer
-from embedkit.runtime.description import Description
+from embedkit.runtime.description import Description, Label
 from embedkit.runtime.model_folder import is_multi_label, labels_of, task_of
 from embedkit.runtime.predictor import Predictor
 from embedkit.runtime.tokens import Tokenizer
@@ -25,6 +26,29 @@ from embedkit.store import FileDigests
 
 if TYPE_CHECKING:
     from embedkit.export.graph import TaskGraph
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What embedkit knows of a classifier that it fine-tuned, beside the folder.
+
+    Attributes
+    ----------
+    labels : tuple
+        In the order of the logits, as they were given.
+    label_dtype : str
+    kind : {"text", "pair"}
+    about : mapping
+        What the folder shall keep of the training.
+    metrics : mapping, optional
+        ``metrics.json``.
+    """
+
+    labels: tuple[Label, ...]
+    label_dtype: str
+    kind: str
+    about: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None = None
 
 
 class TaskSource:
@@ -39,6 +63,8 @@ class TaskSource:
         reads texts or pairs is told from them.
     max_length : int, optional
         Most tokens of an input. Default: the folder's.
+    tuned : Tuned, optional
+        Where embedkit fine-tuned it.
 
     Raises
     ------
@@ -52,7 +78,13 @@ class TaskSource:
     """
 
     def __init__(
-        self, folder: ModelFolder, task: str, inputs: Sequence[Input], *, max_length: int | None = None
+        self,
+        folder: ModelFolder,
+        task: str,
+        inputs: Sequence[Input],
+        *,
+        max_length: int | None = None,
+        tuned: Tuned | None = None,
     ) -> None:
         if max_length is not None and folder.positions is not None and max_length > folder.positions:
             raise UsageError(
@@ -66,7 +98,8 @@ class TaskSource:
                 f"says; its head is no answer to the task {task}"
             )
         self.folder = folder
-        self.metrics: Mapping[str, Any] | None = None
+        self._tuned = tuned
+        self.metrics: Mapping[str, Any] | None = None if tuned is None else tuned.metrics
         self.beside: Mapping[str, Any] = {}
         labels = labels_of(folder.config, folder.path)
         several = task == "sequence" and is_multi_label(folder.config, labels, folder.path)
@@ -78,9 +111,9 @@ class TaskSource:
         self.tokenizer, self.inputs, self._types = _same_tokenizer(folder, given, length)
         self.description = Description(
             task=task,
-            input="tokens" if task == "tokens" else kind,
+            input="tokens" if task == "tokens" else kind if tuned is None else tuned.kind,
             graphs={"float32": GRAPH},
-            labels=labels,
+            labels=labels if tuned is None else tuned.labels,
             multi_label=several,
             has_probabilities=True,
             thresholds=None,
@@ -99,8 +132,10 @@ class TaskSource:
     def about(self) -> Mapping[str, Any]:
         """Where the weights are from."""
         resolved, digests = self.folder.resolved, FileDigests(None)
+        told = {"label_dtype": "str"} if self._tuned is None else {"label_dtype": self._tuned.label_dtype}
         return {
-            "label_dtype": "str",
+            **({} if self._tuned is None else self._tuned.about),
+            **told,
             "encoder": {
                 "name": resolved.name,
                 "repository": resolved.repository,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embedkit.artifact import installed, staged, write_json, write_manifest
 from embedkit.encoders import FeatureExtractor, ModelFolder
 from embedkit.errors import require
-from embedkit.export.finetuned import TaskSource
+from embedkit.export.finetuned import TaskSource, Tuned
 from embedkit.export.folder import GRAPH, SMALL, card, write_config, write_tokenizer
 from embedkit.export.frozen import FrozenSource, Trained
 from embedkit.export.outcomes import answering
@@ -116,6 +116,7 @@ def export_task_model(
     inputs: Sequence[Input],
     *,
     max_length: int | None = None,
+    tuned: Tuned | None = None,
     trial: Trial | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -127,7 +128,7 @@ def export_task_model(
     folder : ModelFolder
         With weights of a head.
     task : {"sequence", "tokens"}
-    inputs, max_length
+    inputs, max_length, tuned
         As for `embedkit.export.finetuned.TaskSource`.
     target, trial, overwrite, threads
         As for `export_classifier`.
@@ -140,7 +141,7 @@ def export_task_model(
         As for `export_classifier`.
     """
     _require_all()
-    source = TaskSource(folder, task, inputs, max_length=max_length)
+    source = TaskSource(folder, task, inputs, max_length=max_length, tuned=tuned)
     return _export(source, target, trial, overwrite=overwrite, threads=threads)
 
 

@@ -17,6 +17,7 @@ FORMAT = "embedkit-artifact"
 FORMAT_VERSION = 1
 CLASSIFIER = "classifier"  # kinds of folders: a head on a frozen encoder,
 FINETUNED = "finetuned"  # a model whose weights were moved,
+ENCODER = "encoder"  # an encoder alone,
 EXPORTED = "onnx"  # and what answers without torch
 
 
