@@ -261,7 +261,7 @@ def test_only_the_exact_gelu_is_fused(copied: Path, activation: str, monkeypatch
     mine, expected = ours(copied, TEXTS), plain(copied, TEXTS)
     for view, vectors in expected.items():
         assert_close(mine[view], vectors)
-    monkeypatch.setattr(torch_encoder, "_pack", lambda model: None)
+    monkeypatch.setattr(torch_encoder, "pack", lambda model: None)
     monkeypatch.setattr(torch_encoder, "_open", {})
     unpacked = ours(copied, TEXTS)
     for view, vectors in unpacked.items():

@@ -126,7 +126,15 @@ def _finetuned(args: argparse.Namespace) -> Exported:
     from embedkit.export import Tuned, export_task_model
     from embedkit.hub import Resolved
 
-    _refuse(args, "task", "pooling", "normalize", "max_length", "model", why="is a fine-tuned classifier, which is settled")
+    _refuse(
+        args,
+        "task",
+        "pooling",
+        "normalize",
+        "max_length",
+        "model",
+        why="is a fine-tuned classifier, which is settled",
+    )
     _require(args)
     path = Path(args.folder)
     found = load_tuned(path, device="cpu", threads=args.threads)

@@ -14,7 +14,7 @@ from embedkit.cli import options
 from embedkit.cli.output import emit, progress, say, show, table, tell_notes
 
 if TYPE_CHECKING:
-    from embedkit.data import Dataset, LabelCodec, Split
+    from embedkit.data import LabelCodec, Split
     from embedkit.estimators.start import Start
     from embedkit.evaluation.finetuned import TunedRun
     from embedkit.training.parts import PartCount
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from embedkit.artifact import check_replaceable
     from embedkit.data import LabelCodec
     from embedkit.estimators.start import open_start
-    from embedkit.evaluation.finetuned import check_metric_needs, is_main, with_validation, write_tuned
+    from embedkit.evaluation.finetuned import check_metric_needs, is_main, run_of, with_validation, write_tuned
     from embedkit.evaluation.frozen import check_training
     from embedkit.runtime.texts import require_texts
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     tell_notes(args, [*said, *notes])
     start = open_start(args.model, revision=args.revision, max_length=args.max_length, side=args.side)
     codec = LabelCodec.fit(read["train"].labels or [], dataset.declared)
-    with _staged(args) as stage, checkpoints(args, splits, start, settings) as place:
+    with _staged(args) as stage, checkpoints(args, run_of(splits, start, settings)) as place:
         trained = _train(args, splits, start, settings, codec, read["train"].fingerprint(), place)
         tell_notes(args, trained.notes)
         if stage is not None:
@@ -92,19 +92,15 @@ def _staged(args: argparse.Namespace) -> Any:  # noqa: ANN401 - a context with a
 
 
 @contextmanager
-def checkpoints(
-    args: argparse.Namespace, splits: Mapping[str, Split], start: Start, settings: TuneSettings
-) -> Iterator[Any]:
+def checkpoints(args: argparse.Namespace, run: Mapping[str, Any]) -> Iterator[Any]:
     """Keep a run's checkpoints beside its output until the block has ended well; say where they are where not."""
-    from embedkit.evaluation.finetuned import is_main, run_of
+    from embedkit.evaluation.finetuned import is_main
     from embedkit.training.checkpoints import checkpoints_beside, prepare
     from embedkit.training.loop import Place
 
     folder = checkpoints_beside(Path(args.output))
     if is_main():
-        tell_notes(
-            args, prepare(folder, run_of(splits, start, settings), resume=args.resume, overwrite=args.overwrite)
-        )
+        tell_notes(args, prepare(folder, run, resume=args.resume, overwrite=args.overwrite))
     try:
         yield Place(folder, args.resume)
     except BaseException:
@@ -176,7 +172,9 @@ def evaluations(args: argparse.Namespace) -> Callable[[Mapping[str, Any]], None]
 
 
 def _short(name: str) -> str:
-    return {"eval_loss": "val loss", "macro_f1": "macro F1", "micro_f1": "micro F1"}.get(name, name.replace("_", " "))[:9]
+    return {"eval_loss": "val loss", "macro_f1": "macro F1", "micro_f1": "micro F1"}.get(
+        name, name.replace("_", " ")
+    )[:9]
 
 
 def _figure(value: float) -> str:

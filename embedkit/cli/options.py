@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from embedkit.encoders.engines import EngineSource, Making
     from embedkit.estimators.exported import ExportedClassifier, ExportedTagger
     from embedkit.estimators.frozen import FrozenClassifier
-    from embedkit.heads import Decision, HeadSpec
     from embedkit.estimators.tuned import TunedClassifier
+    from embedkit.heads import Decision, HeadSpec
     from embedkit.runtime.tokens import Text, Tokenizer
     from embedkit.store import FeatureStore
     from embedkit.training.settings import TuneSettings
@@ -233,7 +233,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--eval-steps", type=_from(1), metavar="N", help="steps between two evaluations")
     group.add_argument("--save-steps", type=_from(1), metavar="N", help="keep a checkpoint every N steps too")
     group.add_argument("--metric", help="by which the best evaluation is chosen (default: accuracy, or micro-f1)")
-    group.add_argument("--patience", type=_from(1), metavar="N", help="stop after N evaluations without a better one")
+    group.add_argument(
+        "--patience", type=_from(1), metavar="N", help="stop after N evaluations without a better one"
+    )
     group.add_argument(
         "--accumulation", type=_from(1), default=1, metavar="N", help="batches that make a step (default 1)"
     )
@@ -467,9 +469,7 @@ def tuned_of(args: argparse.Namespace) -> TunedClassifier:
         require(module, extra="train", purpose=f"embedkit {args.command} with a folder that is not exported")
     from embedkit.estimators.tuned import load_tuned
 
-    return load_tuned(
-        Path(args.folder), device=args.device, batch_tokens=args.batch_tokens, threads=args.threads
-    )
+    return load_tuned(Path(args.folder), device=args.device, batch_tokens=args.batch_tokens, threads=args.threads)
 
 
 def trained_of(args: argparse.Namespace, folder: str, model: str | None) -> FrozenClassifier:

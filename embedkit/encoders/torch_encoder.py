@@ -334,7 +334,7 @@ def open_pretrained(
     ModelError
         transformers cannot open the folder, or its weights have other shapes than its configuration.
     """
-    with _quiet():
+    with quiet():
         try:
             model, info = auto.from_pretrained(
                 path,
@@ -356,7 +356,7 @@ def open_pretrained(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and load report to itself; what matters is checked here."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
@@ -378,7 +378,7 @@ def build_tokenizer(path: Path) -> str:
     ModelError
         transformers cannot.
     """
-    with _quiet():
+    with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
             return str(tokenizer.backend_tokenizer.to_str())

@@ -272,9 +272,7 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.classifier_.save(stage, self._start.folder, self._sample)
 
     @classmethod
-    def load(
-        cls, folder: str | Path, *, device: str = "auto", threads: int | None = None
-    ) -> FineTunedClassifier:
+    def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> FineTunedClassifier:
         """Open a folder that `save` or ``embedkit finetune`` wrote.
 
         Raises

@@ -64,7 +64,9 @@ def open_start(
     """
     folder = read_folder(resolve_model(model, revision=revision))
     # nothing is pooled, so that a model without a pooling of its own is no problem here
-    recipe = make_recipe(EncoderSettings(model, pooling="cls", max_length=max_length, side=side, prompt=""), folder)
+    recipe = make_recipe(
+        EncoderSettings(model, pooling="cls", max_length=max_length, side=side, prompt=""), folder
+    )
     with ExitStack() as temporary:
         path = tokenizer_file(folder, None, FileDigests(None), temporary)
         return Start(folder, recipe.tokenizer(path))

@@ -22,7 +22,7 @@ from embedkit.hub import Resolved
 from embedkit.runtime.batching import plan
 from embedkit.runtime.description import PROBLEMS, Description
 from embedkit.runtime.manifest import FINETUNED, read_manifest
-from embedkit.runtime.model_folder import TOKENIZER
+from embedkit.runtime.model_folder import CONFIG, TOKENIZER
 from embedkit.runtime.tokens import Text, Tokenizer
 
 BATCH_TOKENS = 4096
@@ -79,7 +79,9 @@ class TunedClassifier:
             tokens = self.tokenizer.encode(inputs[part])
             truncated[part], empty[part] = tokens.truncated, self.tokenizer.without_tokens(tokens)
             batches = plan(tokens.lengths, self.batch_tokens)
-            for windows, logits in self._model_to_answer().run(tokens, batches, self.tokenizer.pad_id, self.threads):
+            for windows, logits in self._model_to_answer().run(
+                tokens, batches, self.tokenizer.pad_id, self.threads
+            ):
                 found[first + windows] = logits
             if self._progress is not None:
                 self._progress(len(truncated[part]))
@@ -156,8 +158,15 @@ class TunedClassifier:
         inputs : sequence of str or of (str, str)
             A few real ones, which transformers must split as we do.
         """
-        self.model.save_pretrained(folder)
-        names = ["input_ids", "token_type_ids", "attention_mask"] if self._types() else ["input_ids", "attention_mask"]
+        from embedkit.encoders.torch_encoder import quiet
+
+        with quiet():
+            self.model.save_pretrained(folder)
+        for weights in folder.glob("*.safetensors"):  # which are written for their owner alone
+            weights.chmod((folder / CONFIG).stat().st_mode)
+        names = (
+            ["input_ids", "token_type_ids", "attention_mask"] if self._types() else ["input_ids", "attention_mask"]
+        )
         write_tokenizer(folder, base, self.tokenizer, names, inputs)
         manifest = {
             "kind": FINETUNED,

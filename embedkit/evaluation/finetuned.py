@@ -236,7 +236,10 @@ def write_tuned(folder: Path, run: TunedRun, settings: Mapping[str, Any], inputs
     if history:
         (folder / "report").mkdir(exist_ok=True)
         title = f"{run.base.resolved.name}: learning curve"
-        save_png(learning_figure(history, run.tuned.trained.best_step, title=title), folder / "report" / "learning_curve.png")
+        save_png(
+            learning_figure(history, run.tuned.trained.best_step, title=title),
+            folder / "report" / "learning_curve.png",
+        )
     run.classifier.save(folder, run.base, inputs[:_ALIKE])
 
 

@@ -81,5 +81,6 @@ def running_scores(true: npt.NDArray[Any], predicted: npt.NDArray[Any], n_classe
         matrix = confusion_matrix(true, predicted, n_classes)
         hits, given, had = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
     occurring = max(1, int(((given + had) > 0).sum()))
-    means = {"precision": ratio(hits, given).sum() / occurring, "recall": ratio(hits, had).sum() / occurring}
-    return {**scores_of(true, predicted, n_classes), **{name: float(value) for name, value in means.items()}}
+    (first, score), *others = scores_of(true, predicted, n_classes).items()
+    precision, recall = (float(ratio(hits, of).sum() / occurring) for of in (given, had))
+    return {first: score, "precision": precision, "recall": recall, **dict(others)}

@@ -106,18 +106,18 @@ class Located(NamedTuple):
 
 
 class WordTokens(NamedTuple):
-    """Tokens of lists of words, and which word each of them is of.
+    """Tokens of lists of words or of texts, and which word each of them is of.
 
     Attributes
     ----------
     tokens : Tokens
         As `Tokenizer.encode` gives them; T tokens.
     words : ndarray of int64, shape (T,)
-        The place of a token's word in its list; -1 for special tokens.
+        The place of a token's word in its list or text; -1 for special tokens.
     first : ndarray of bool, shape (T,)
         Whether it is the first token of its word.
     known : ndarray of int64, shape (N,)
-        Words of each list that have a token, also one that was cut off.
+        Words of each list or text that have a token, also one that was cut off.
     """
 
     tokens: Tokens
@@ -269,11 +269,61 @@ class Tokenizer:
         words = np.fromiter(chain.from_iterable(e.word_ids for e in encodings), np.int64, len(ids))
         rows = np.repeat(np.arange(len(lists)), sizes[0])
         first = np.append(True, (np.diff(words) != 0) | (np.diff(rows) != 0))[: len(ids)]
+        return self._worded(ids, sizes, words, first, windows=windows)
+
+    def number_words(self, texts: Sequence[Text], *, windows: bool = False) -> WordTokens:
+        """Tokenise texts or pairs as `encode` does, and count the words that the tokenizer itself makes of them.
+
+        A word is what the pre-tokenizer cuts out (punctuation is one where it does so: BERT's and byte-level ones,
+        not SentencePiece's), and begins anew at every piece that SentencePiece marks with U+2581, whether or not
+        its pre-tokenizer cuts there. Words of a second text are counted on from those of the first.
+
+        Parameters
+        ----------
+        texts, windows
+            As for `encode`.
+
+        Raises
+        ------
+        UsageError
+            As for `encode`.
+        """
+        parts = self._parts(texts, windows=windows)
+        encodings = [self._backend.encode_batch(part, add_special_tokens=False) for part in parts]
+        flat = list(chain.from_iterable(encodings))
+        sizes = np.array([len(encoding) for encoding in flat], np.int64).reshape(len(parts), -1)
+        ids = np.fromiter(chain.from_iterable(e.ids for e in flat), np.int32, int(sizes.sum()))
+        given = chain.from_iterable(e.word_ids for e in flat)
+        cut = np.fromiter((-1 if word is None else word for word in given), np.int64, len(ids))
+        texts_of = np.repeat(np.arange(sizes.size), sizes.ravel())
+        first = np.append(True, (np.diff(cut) != 0) | (np.diff(texts_of) != 0))[: len(ids)] | self._marked(ids)
+        counts = np.bincount(texts_of[first], minlength=sizes.size).reshape(sizes.shape)
+        begin = np.cumsum(counts.ravel()) - counts.ravel() - (np.cumsum(counts, 0) - counts).ravel()
+        words = np.cumsum(first) - 1 - np.repeat(begin, sizes.ravel())
+        return self._worded(ids, sizes, words, first, windows=windows)
+
+    def _marked(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Whether the vocabulary writes each token with a leading U+2581, SentencePiece's mark of a blank."""
+        distinct, places = np.unique(ids, return_inverse=True)
+        marked = np.fromiter((self.name(i).startswith("\u2581") for i in distinct.tolist()), bool, len(distinct))
+        return np.asarray(marked[places])
+
+    def _worded(
+        self,
+        ids: NDArray[np.int32],
+        sizes: NDArray[np.int64],
+        words: NDArray[np.int64],
+        first: NDArray[np.bool_],
+        *,
+        windows: bool,
+    ) -> WordTokens:
+        """Arrange `ids` as `_traced` does, with the word of each and whether it begins there."""
         laid, sources = self._traced(ids, sizes, windows=windows)
         there = sources >= 0
         known, begins = np.full(len(sources), -1, np.int64), np.zeros(len(sources), bool)
         known[there], begins[there] = words[sources[there]], first[sources[there]]
-        return WordTokens(laid, known, begins, np.bincount(rows[first], minlength=len(lists)))
+        inputs = np.repeat(np.tile(np.arange(sizes.shape[1]), len(sizes)), sizes.ravel())
+        return WordTokens(laid, known, begins, np.bincount(inputs[first], minlength=sizes.shape[1]))
 
     def name(self, token: int) -> str:
         """Return how the vocabulary writes a token."""

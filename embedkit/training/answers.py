@@ -61,6 +61,8 @@ def open_trained(folder: ModelFolder, labels: int) -> Any:  # noqa: ANN401 - a f
     """
     model, missing = open_pretrained(AutoModelForSequenceClassification, folder.path, torch.float32)
     if missing or model.config.num_labels != labels:
-        lacking = f"the weights lack {', '.join(missing[:3])}" if missing else f"it has {model.config.num_labels} labels"
+        lacking = (
+            f"the weights lack {', '.join(missing[:3])}" if missing else f"it has {model.config.num_labels} labels"
+        )
         raise ModelError(f"{folder.path}: {lacking}")
     return model

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
-from embedkit.encoders.torch_encoder import check_precision, resolve_device, threads_set
+from embedkit.encoders.torch_encoder import check_precision, quiet, resolve_device, threads_set
 from embedkit.errors import TrainingError, UsageError
 from embedkit.training.checkpoints import history_of, newest_whole, seal
 from embedkit.training.losses import Loss
@@ -40,6 +40,7 @@ Judge: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], dict[str, float]]
 for the validation loss where that is not a mean over rows."""
 Told: TypeAlias = Callable[[Mapping[str, Any]], None]
 CHOICE = "choice"
+_NEVER = 10**9  # steps
 _KEPT = 3  # checkpoints beside the best: one may be torn, and one is being written
 # What is ours to say to the Trainer, and the flag that says it.
 _OURS = {
@@ -54,6 +55,7 @@ _OURS = {
     "save_steps": "--save-steps",
     "gradient_accumulation_steps": "--accumulation",
     "gradient_checkpointing": "--gradient-checkpointing",
+    "activation_checkpointing": "--gradient-checkpointing",
     "label_smoothing_factor": "--label-smoothing",
     "bf16": "--precision",
     "fp16": "--precision",
@@ -133,6 +135,8 @@ class Task:
         From logits and labels of a batch to what `judge` gets of them, (B, ...): where all logits are too many.
     around : callable, optional
         From the model and its inputs to a context in which it is called.
+    beside : object, optional
+        Its ``save_pretrained`` writes into each checkpoint what belongs to the model: a tokenizer.
     """
 
     loss: Loss
@@ -141,6 +145,7 @@ class Task:
     max_length: int
     reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     around: Callable[[Any, dict[str, Any]], contextlib.AbstractContextManager[Any]] | None = None
+    beside: Any = None
 
 
 def train(
@@ -194,6 +199,7 @@ def train(
         folder = place.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-")))
         stack.enter_context(seeded(settings.seed))
         stack.enter_context(_environment_kept())
+        stack.enter_context(quiet())
         stack.enter_context(threads_set(settings.threads))
         kept = states(frozen, folder) if states is not None else (None, None)
         arguments = _arguments(settings, rate, precision, folder, judged=validation is not None, kept=place)
@@ -205,6 +211,8 @@ def train(
             checkpoint, notes = newest_whole(folder)
         trainer.run(checkpoint)
         best = trainer.take_best()
+        # accelerate has put its own around the model's forward, which would go on to compute in bfloat16
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     model.to("cpu").eval().requires_grad_(False)
     seconds = time.perf_counter() - start
     return Trained(model, trainer.history.rows, trainer.state.global_step, best, precision, seconds, notes)
@@ -280,8 +288,6 @@ def _arguments(
         "metric_for_best_model": CHOICE if evaluates != "no" else None,
         "greater_is_better": True if evaluates != "no" else None,
         "gradient_accumulation_steps": settings.accumulation,
-        "gradient_checkpointing": settings.checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if settings.checkpointing else None,
         "bf16": precision == "bfloat16",
         "fp16": precision == "float16",
         "seed": settings.seed,
@@ -295,6 +301,9 @@ def _arguments(
         "dataloader_pin_memory": device.type == "cuda",
         "label_names": ["labels"],
     }
+    if settings.checkpointing:
+        name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+        ours |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
     try:
         return TrainingArguments(**{**ours, **settings.arguments})
     except (TypeError, ValueError, ImportError) as error:
@@ -379,6 +388,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
             model,
             arguments,
             data_collator=_collate,
+            processing_class=task.beside,
             train_dataset=reading,
             eval_dataset=reading,  # `validation` takes its place; the Trainer wants one where it is to evaluate
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: task.loss(
@@ -478,7 +488,9 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
         return loss
 
     def _saved(self) -> str:
-        whole = sorted(Path(self.args.output_dir).glob("checkpoint-*/embedkit.json"), key=lambda p: p.stat().st_mtime)
+        whole = sorted(
+            Path(self.args.output_dir).glob("checkpoint-*/embedkit.json"), key=lambda p: p.stat().st_mtime
+        )
         return f"the last good checkpoint is {whole[-1].parent}" if whole else "no checkpoint was kept before"
 
     def _judged(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -516,14 +528,18 @@ class _History(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Count a step."""
         self._steps += 1
-        if args.save_steps == _NEVER:  # checkpoints are kept after evaluations; the Trainer also wants one at the end
+        if (
+            args.save_steps == _NEVER
+        ):  # checkpoints are kept after evaluations; the Trainer also wants one at the end
             control.should_save = False
         if self.progress is not None and state.is_world_process_zero:
             self.progress(1)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Keep a row; ask for a checkpoint, which may become the best."""
-        figures = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
+        figures = {
+            name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")
+        }
         loss = float(self._sum) / max(1, self._steps)
         row = {"step": state.global_step, "epoch": round(float(state.epoch), 4), "loss": loss}
         of_batches = figures.pop("loss")
@@ -547,6 +563,4 @@ class _History(TrainerCallback):  # type: ignore[misc]
             seal(checkpoint, self.rows, {"loss": float(self._sum), "steps": self._steps})
 
 
-_OF_TRAINER = frozenset(
-    {CHOICE, "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
-)
+_OF_TRAINER = frozenset({CHOICE, "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +20,27 @@ from embedkit.runtime.model_folder import labels_of, task_of
 _HEADS = {"sequence": AutoModelForSequenceClassification}
 
 
+class Opened(NamedTuple):
+    """A model to train.
+
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+        In training mode, everything trainable.
+    kept : bool
+        Whether the head is the folder's own.
+    fresh : frozenset of str
+        Parameters that the folder's weights lack.
+    """
+
+    model: Any
+    kept: bool
+    fresh: frozenset[str]
+
+
 def open_for_training(
     folder: ModelFolder, task: str, names: Sequence[str], *, multi_label: bool = False, seed: int
-) -> tuple[Any, bool]:
+) -> Opened:
     """Open a model in float32 with a head for some labels.
 
     The head is the folder's own where that was trained for the same task and the same labels in this order; else it
@@ -39,10 +57,7 @@ def open_for_training(
 
     Returns
     -------
-    model : transformers.PreTrainedModel
-        In training mode, everything trainable.
-    kept : bool
-        Whether the head is the folder's own.
+    Opened
 
     Raises
     ------
@@ -63,7 +78,7 @@ def open_for_training(
         kept = task_of(folder.config) == task and labels_of(folder.config, folder.path) == tuple(names)
         if not kept:
             _draw_last(model, len(names))
-    return model.train().requires_grad_(True), kept
+    return Opened(model.train().requires_grad_(True), kept, frozenset(missing))
 
 
 def _config(folder: ModelFolder, names: Sequence[str], multi_label: bool) -> Any:  # noqa: ANN401 - a family's own

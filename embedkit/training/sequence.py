@@ -115,8 +115,8 @@ def tune_sequence(
     """
     several = data.targets.ndim == 2
     metric = check_metric(settings.metric, multi_label=several)
-    model, kept = open_for_training(folder, "sequence", names, multi_label=several, seed=settings.seed)
-    frozen = freeze_parts(model, settings.freeze, name=folder.resolved.name)
+    model, kept, fresh = open_for_training(folder, "sequence", names, multi_label=several, seed=settings.seed)
+    frozen = freeze_parts(model, settings.freeze, name=folder.resolved.name, fresh=fresh)
     types = takes_types(model.config)
     rows = _rows(tokenizer, data, types)
     if not rows.tokens.content.any():
@@ -218,7 +218,9 @@ class _Keeper:
         """Whether states are read more often than they are computed, and the disk has room; says so where not."""
         if self._settings.epochs <= 1:
             return False
-        needed = sum(prefix_bytes(rows.tokens, self._hidden) for rows in (self._rows, self._judged) if rows is not None)
+        needed = sum(
+            prefix_bytes(rows.tokens, self._hidden) for rows in (self._rows, self._judged) if rows is not None
+        )
         free = shutil.disk_usage(folder).free
         if needed * _SPARE > free:
             self._notes.append(

@@ -143,7 +143,9 @@ def parse_arguments(given: Sequence[str]) -> dict[str, Any]:
     for pair in given:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip() or name.strip() in found:
-            raise UsageError(f"--trainer-arg {pair!r}: give name=value, such as lr_scheduler_type=cosine, each once")
+            raise UsageError(
+                f"--trainer-arg {pair!r}: give name=value, such as lr_scheduler_type=cosine, each once"
+            )
         try:
             found[name.strip()] = json.loads(value)
         except (ValueError, RecursionError):
@@ -157,7 +159,12 @@ def _above_zero(name: str, value: object) -> None:
 
 
 def _number(name: str, value: object, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value != value:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not least <= value <= most
+        or value != value
+    ):
         limit = "" if most == math.inf else f" to {most:g}"
         raise UsageError(f"{name} is {value!r}; it must be a number from {least:g}{limit or ' up'}")
 
