@@ -40,6 +40,11 @@ def add(subparsers: options.Subparsers) -> None:
         help="freeze the embeddings and the first N blocks; or none (default), embeddings, head-only",
     )
     group.add_argument(
+        "--sweep-freeze",
+        metavar="LIST",
+        help="one model for each of 0,2,4,head-only or the like, or of all; the smallest good one is kept",
+    )
+    group.add_argument(
         "--cache-prefix",
         default="auto",
         choices=("auto", "on", "off"),
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     tell_notes(args, [*said, *notes])
     start = open_start(args.model, revision=args.revision, max_length=args.max_length, side=args.side)
     codec = LabelCodec.fit(read["train"].labels or [], dataset.declared)
-    with _staged(args) as stage, checkpoints(args, run_of(splits, start, settings)) as place:
+    with staged_once(args) as stage, checkpoints(args, run_of(splits, start, settings)) as place:
         trained = _train(args, splits, start, settings, codec, read["train"].fingerprint(), place)
         tell_notes(args, trained.notes)
         if stage is not None:
@@ -83,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _staged(args: argparse.Namespace) -> Any:  # noqa: ANN401 - a context with a folder or None
+def staged_once(args: argparse.Namespace) -> Any:  # noqa: ANN401 - a context with a folder or None
     """Build the output in the process that writes; the others of ``accelerate launch`` have none."""
     from embedkit.artifact import staged
     from embedkit.evaluation.finetuned import is_main
@@ -181,13 +186,15 @@ def _figure(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def report(args: argparse.Namespace, trained: TunedRun, output: str) -> None:
+def report(
+    args: argparse.Namespace, trained: TunedRun, output: str, search: Mapping[str, Any] | None = None
+) -> None:
     """Print what came out."""
     from embedkit.evaluation.judged import shown_split
     from embedkit.evaluation.report import classification_text
 
     if args.json:
-        emit(facts(trained, output))
+        emit({**facts(trained, output), **({} if search is None else {"search": search})})
         return
     entry = shown_split(trained.judged)
     if entry is None:

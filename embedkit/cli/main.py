@@ -12,12 +12,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from embedkit import __version__
-from embedkit.cli import cache, demo, evaluate, export_onnx, extract, finetune, fit_head, inspect, predict, push
+from embedkit.cli import (
+    adapt,
+    cache,
+    demo,
+    evaluate,
+    export_onnx,
+    extract,
+    fill_mask,
+    finetune,
+    fit_head,
+    inspect,
+    predict,
+    push,
+)
 from embedkit.cli.options import Parser
 from embedkit.cli.output import inert, listening
 from embedkit.errors import EmbedkitError, require
 
-_COMMANDS = (inspect, extract, fit_head, finetune, evaluate, predict, export_onnx, push, cache, demo)
+_COMMANDS = (
+    *(inspect, extract, fit_head, finetune, adapt, fill_mask, evaluate, predict),
+    *(export_onnx, push, cache, demo),
+)
 _INTERNAL, _IO, _INTERRUPTED, _PIPE = 70, 74, 130, 141
 _LAYERS = re.compile(r"-\d+([,+](-?\d+|all))+")
 _EPILOG = """\

@@ -269,7 +269,8 @@ def tune_settings_of(args: argparse.Namespace, **instead: Any) -> TuneSettings: 
         require(module, extra="train", purpose=f"embedkit {args.command}")
     weight = getattr(args, "class_weight", None)
     same = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "eval_strategy", "eval_steps",
-            "save_steps", "metric", "patience", "accumulation", "precision", "seed", "device", "threads")  # fmt: skip
+            "save_steps", "metric", "patience", "accumulation", "precision", "seed", "device",
+            "threads")  # fmt: skip
     given = {name: getattr(args, name) for name in same}
     given |= {name: getattr(args, name) for name in ("freeze", "cache_prefix", "label_smoothing") if name in args}
     if weight is not None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Tagged,
     )
     from embedkit.estimators.frozen import FrozenClassifier, Predictions
+    from embedkit.estimators.tuned import TunedClassifier
 
 _BYTES = 1 << 16  # of stdin at once; fewer where fewer are there, so that no answer waits for the next text
 
@@ -87,7 +88,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _answer(model: FrozenClassifier | ExportedClassifier | ExportedTagger, chunk: _Chunk) -> Extraction | Reading:
+def _answer(
+    model: FrozenClassifier | ExportedClassifier | ExportedTagger | TunedClassifier, chunk: _Chunk
+) -> Extraction | Reading:
     from embedkit.estimators.exported import ExportedTagger
 
     done: Extraction | Reading
@@ -111,7 +114,8 @@ def tagged_answers(tagged: Tagged) -> Iterator[dict[str, Any]]:
 
 
 def answers(
-    classifier: FrozenClassifier | ExportedClassifier, predictions: Predictions | ExportedPredictions
+    classifier: FrozenClassifier | ExportedClassifier | TunedClassifier,
+    predictions: Predictions | ExportedPredictions,
 ) -> Iterator[dict[str, Any]]:
     """Yield the answer for each input.
 

@@ -9,7 +9,7 @@ import numpy as np
 from embedkit.data.arrow import SPLIT_NAMES
 from embedkit.data.conll import looks_like_conll
 from embedkit.data.dataset import Split, local_path
-from embedkit.data.tables import checked_encoding, decoding_error, open_text
+from embedkit.data.tables import bad_byte, checked_encoding, decoding_error, open_text
 from embedkit.errors import DataError, InputMissingError, UsageError
 
 PLAIN = ".txt"
@@ -50,8 +50,8 @@ def plain_files(
     other = [file for file in found.values() if file.suffix.lower() != PLAIN]
     if other:
         raise UsageError(
-            f"{found['train']} is plain text and {other[0]} is not; give both in one form (.txt, or tables such as "
-            ".csv)"
+            f"{found['train']} is plain text and {other[0]} is not; give both as .txt, or both as tables "
+            "such as .csv"
         )
     return found
 
@@ -98,15 +98,16 @@ def read_lines(path: Path, name: str, *, encoding: str = "utf-8") -> Split:
     if path.stat().st_size == 0:
         raise InputMissingError(f"{path} is empty (0 bytes)")
     codec = checked_encoding(encoding)
-    texts, rows, line = [], [], 0
+    texts, rows = [], []
     try:
         with open_text(path, codec, newline=None) as file:
             for line, text in enumerate(file, 1):
                 if text.strip():
                     texts.append(text.removesuffix("\n"))
                     rows.append(line)
-    except UnicodeDecodeError:
-        raise decoding_error(str(path), path, codec, f"after line {line}") from None
+    except UnicodeError:
+        wrong = bad_byte(path, codec)[1]
+        raise decoding_error(str(path), path, codec, f"line {wrong}") from None
     if not texts:
         raise DataError(f"{path} has no line with a text; give one text a line")
     return Split(name, "text", texts, None, np.array(rows, np.int64), str(path))

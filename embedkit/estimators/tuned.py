@@ -94,6 +94,10 @@ class TunedClassifier:
             self._answering = LogitsModel(self.model, self.device)
         return self._answering
 
+    def forget(self) -> None:
+        """Let go of the weights; `model` must be set again before it answers."""
+        self.model = self._answering = None
+
     def predict(self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Predictions:
         """Classify texts or pairs; `rows` are what messages call them.
 
@@ -238,6 +242,6 @@ def _model(folder: Path, labels: int) -> Any:  # noqa: ANN401 - a family's own
     from embedkit.training.answers import open_trained
 
     try:
-        return open_trained(read_folder(Resolved(folder, str(folder), "folder")), labels)
+        return open_trained(read_folder(Resolved(folder, str(folder), "folder")).path, labels)
     except ModelError as error:
         raise ArtifactError(f"{error}; make the folder again") from None

@@ -70,8 +70,8 @@ def with_validation(splits: Mapping[str, Split], settings: TuneSettings) -> tupl
     there = found.get(VALIDATION)
     if there is not None and there.labels is None:
         raise DataError(
-            f"{there.source}: the validation split has no labels, so training cannot be judged on it; label it, or "
-            "leave it out"
+            f"{there.source}: the validation split has no labels, so training cannot be judged on it; label it, "
+            "or leave it out"
         )
     if settings.eval_strategy == "no" or (there is not None and len(there)):
         return found, []
@@ -139,9 +139,10 @@ def finetune(
     classifier = TunedClassifier(tuned.model, start.tokenizer, codec, train.kind, several, about)
     classifier.device, classifier.threads = settings.device, settings.threads
     run = TunedRun(classifier, start.folder, tuned, notes=list(tuned.notes))
-    names = [name for name in splits if name == VALIDATION or (final and name != TRAIN)]
-    for name in names if is_main() else ():
-        _judge(run, splits[name], positive)
+    if is_main() and VALIDATION in splits:
+        _judge(run, splits[VALIDATION], positive)
+    if final:
+        judge_rest(run, splits, positive)
     done = time.perf_counter()
     run.seconds = {
         "load": judging - began - tuned.trained.seconds,
@@ -152,6 +153,13 @@ def finetune(
         "total": done - began,
     }
     return run
+
+
+def judge_rest(run: TunedRun, splits: Mapping[str, Split], positive: str | None) -> None:
+    """Judge the labelled splits that were neither trained on nor chosen by, once."""
+    for name in splits if is_main() else ():
+        if name not in (TRAIN, VALIDATION):
+            _judge(run, splits[name], positive)
 
 
 def is_main() -> bool:
@@ -208,7 +216,13 @@ def run_of(splits: Mapping[str, Split], start: Start, settings: TuneSettings) ->
     }
 
 
-def write_tuned(folder: Path, run: TunedRun, settings: Mapping[str, Any], inputs: Sequence[Text]) -> None:
+def write_tuned(
+    folder: Path,
+    run: TunedRun,
+    settings: Mapping[str, Any],
+    inputs: Sequence[Text],
+    search: Mapping[str, Any] | None = None,
+) -> None:
     """Write model, figures, report and manifest to a folder of `embedkit.artifact.staged`.
 
     Parameters
@@ -220,6 +234,8 @@ def write_tuned(folder: Path, run: TunedRun, settings: Mapping[str, Any], inputs
         What the run was told, beside its training settings.
     inputs : sequence of str or of (str, str)
         Of train.
+    search : mapping, optional
+        What was chosen from.
     """
     history = run.tuned.trained.history
     write_metrics(
@@ -229,6 +245,7 @@ def write_tuned(folder: Path, run: TunedRun, settings: Mapping[str, Any], inputs
         settings={**settings, **run.classifier.about["settings"]},
         history=history,
         truncated=run.tuned.truncated,
+        search=search,
     )
     shown = shown_split(run.judged)
     if shown is not None:

@@ -153,7 +153,7 @@ def split_to_judge(dataset: Dataset, wanted: str | None, classifier: Classifier)
 
 
 def _tuned_on(about: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint of the validation rows that calibration, thresholds or a best step are from, if any."""
+    """Return the fingerprint of the validation rows that calibration, thresholds or a best step are from."""
     if (about.get("tuned_on") or about.get("head_settings", {}).get("tuned_on")) != "validation":
         return None
     fingerprint: str | None = about.get("data", {}).get("validation", {}).get("fingerprint")

@@ -303,6 +303,47 @@ def learning_figure(history: Sequence[Mapping[str, Any]], best: int | None, *, t
     return figure
 
 
+def freezing_figure(
+    names: Sequence[str],
+    scores: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    chosen: int,
+    *,
+    title: str,
+) -> Figure:
+    """Draw F1 over how much of a model is trained, with intervals; the chosen point has a star.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Blocks that are trained, or a word; from few trained parameters to many.
+    scores : sequence of float
+    intervals : sequence of (float, float)
+    chosen : int
+        Its place.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        To be saved.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    means, ends = np.array(scores), np.array(intervals)
+    spread = np.abs(ends.T - means)
+    axes.errorbar(range(len(names)), means, yerr=spread, fmt="o-", color=_COLOURS[0], ecolor=_PALE, elinewidth=2)
+    _mark_winner(axes, chosen, float(means[chosen]))
+    axes.set_xticks(range(len(names)), [drawn(name, 20) for name in names], fontsize=9, family=FONT)
+    axes.set_xlabel("blocks that are trained (★: more stop to pay)", family=FONT)
+    axes.set_ylabel("macro F1, validation, 95 % interval", family=FONT)
+    _tidy(axes, grid="y")
+    _write_title(figure, title, width=70)
+    return figure
+
+
 def _over_layers(points: Sequence[SweepPoint], winner: SweepPoint, axis: str) -> Figure:
     """Draw a line over layers for each pooling and head."""
     from matplotlib.figure import Figure

@@ -72,8 +72,8 @@ def running_scores(true: npt.NDArray[Any], predicted: npt.NDArray[Any], n_classe
     Returns
     -------
     dict of str to float
-        Precision and recall are the mean over the classes or labels that occur, true or predicted; 0 where there is
-        nothing to divide by.
+        Precision and recall are the mean over the classes or labels that occur, true or predicted; 0 where there
+        is nothing to divide by.
     """
     if true.ndim == 2:
         hits, given, had = (true & predicted).sum(0), predicted.sum(0), true.sum(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
-from embedkit.encoders import ModelFolder
 from embedkit.encoders.torch_encoder import open_pretrained, pack, resolve_device, takes_types, threads_set
 from embedkit.errors import ModelError
 from embedkit.runtime.batching import pad
@@ -51,7 +51,7 @@ class LogitsModel:
             yield windows, logits.float().cpu().numpy()
 
 
-def open_trained(folder: ModelFolder, labels: int) -> Any:  # noqa: ANN401 - a family's own
+def open_trained(folder: Path, labels: int) -> Any:  # noqa: ANN401 - a family's own
     """Open a classifier whose weights are whole.
 
     Raises
@@ -59,10 +59,10 @@ def open_trained(folder: ModelFolder, labels: int) -> Any:  # noqa: ANN401 - a f
     ModelError
         Weights are missing, or it has another number of labels.
     """
-    model, missing = open_pretrained(AutoModelForSequenceClassification, folder.path, torch.float32)
+    model, missing = open_pretrained(AutoModelForSequenceClassification, folder, torch.float32)
     if missing or model.config.num_labels != labels:
         lacking = (
             f"the weights lack {', '.join(missing[:3])}" if missing else f"it has {model.config.num_labels} labels"
         )
-        raise ModelError(f"{folder.path}: {lacking}")
+        raise ModelError(f"{folder}: {lacking}")
     return model

@@ -1,7 +1,7 @@
 """The folder beside an output in which a run keeps its checkpoints until it is finished.
 
-transformers writes a checkpoint file by file, so that a process that is killed leaves a torn one. A checkpoint counts
-when `seal` has written its manifest, which lists every file with its digest; others are skipped.
+transformers writes a checkpoint file by file, so that a process that is killed leaves a torn one. A checkpoint
+counts when `seal` has written its manifest, which lists every file with its digest; others are skipped.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def _check_same(folder: Path, run: Mapping[str, Any]) -> None:
     if differing:
         said = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in differing[:4])
         raise UsageError(
-            f"{folder} holds the checkpoints of another run ({said}); give the same settings and data to go on with "
-            "it, or begin anew with --overwrite"
+            f"{folder} holds the checkpoints of another run ({said}); give the same settings and data to go on "
+            "with it, or begin anew with --overwrite"
         )
 
 

@@ -28,7 +28,7 @@ def parse_freeze(value: str | int) -> Freeze:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str):
-        if value in ("none", "embeddings", "head-only"):
+        if value == "none" or value == "embeddings" or value == "head-only":
             return value
         if value.isascii() and value.isdecimal():
             return int(value)

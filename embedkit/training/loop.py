@@ -1,8 +1,8 @@
 """The training loop: the Trainer of transformers, with our batches, losses, figures and checkpoints.
 
-Checkpoints, resuming, several GPUs under ``accelerate launch`` and schedules are the Trainer's own. Ours are: batches
-of like lengths whose order depends on seed and epoch alone, frozen parts without dropout, hidden states that are not
-computed twice, figures of the whole validation split, and a run that stops where the loss is no number.
+Checkpoints, resuming, several GPUs under ``accelerate launch`` and schedules are the Trainer's own. Ours are:
+batches of like lengths whose order depends on seed and epoch alone, frozen parts without dropout, hidden states
+that are not computed twice, and a run that stops where the loss is no number.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from embedkit.training.rows import JUDGED, Readable, reading_order, training_ord
 from embedkit.training.settings import TuneSettings
 
 Judge: TypeAlias = Callable[[NDArray[Any], NDArray[Any]], dict[str, float]]
-"""From logits and targets of all validation rows to figures. ``choice`` is what the best is chosen by; ``nll`` stands
-for the validation loss where that is not a mean over rows."""
+"""From logits and targets of all validation rows to figures. ``choice`` is what the best is chosen by; ``nll``
+stands for the validation loss where that is not a mean over rows."""
 Told: TypeAlias = Callable[[Mapping[str, Any]], None]
 CHOICE = "choice"
 _NEVER = 10**9  # steps
@@ -206,7 +206,7 @@ def train(
         trainer = _Trainer(model, arguments, task, frozen, _Reading(rows, kept[0]), settings)
         trainer.validation = None if validation is None else _Reading(validation, kept[1])
         trainer.watch(told, progress)
-        checkpoint, notes = (None, [])
+        checkpoint, notes = None, list[str]()
         if place.resume:
             checkpoint, notes = newest_whole(folder)
         trainer.run(checkpoint)
@@ -428,13 +428,13 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
             if not _is_memory(error):
                 raise
             raise TrainingError(
-                f"out of memory at a batch size of {self._settings.batch_size} and up to {self._task.max_length} "
-                "tokens a row; lower --batch-size (--accumulation keeps what a step learns from), or --max-length, "
+                f"out of memory at a batch size of {self._settings.batch_size} and up to "
+                f"{self._task.max_length} tokens a row; lower --batch-size (--accumulation keeps what a step learns from), or --max-length, "
                 "or give --gradient-checkpointing"
             ) from error
 
     def take_best(self) -> int | None:
-        """Put the weights of the best evaluation into the model; return its step, None where there was no choice."""
+        """Put the weights of the best evaluation into the model; return its step, None without a choice."""
         best = self.state.best_global_step
         if not best or self.state.best_model_checkpoint is None:
             return None
@@ -548,8 +548,8 @@ class _History(TrainerCallback):  # type: ignore[misc]
         self._sum, self._steps = 0.0, 0
         if not all(math.isfinite(value) for value in row.values()):
             raise TrainingError(
-                f"the validation loss is {row['eval_loss']} at step {state.global_step}; {self._trainer._saved()}; "
-                "lower --learning-rate, or take --precision float32"
+                f"the validation loss is {row['eval_loss']} at step {state.global_step}; "
+                f"{self._trainer._saved()}; lower --learning-rate, or take --precision float32"
             )
         self.rows.append(row)
         control.should_save = True

@@ -39,10 +39,10 @@ def class_weights(
         raise UsageError(f"class_weight is {weight!r}; allowed: balanced, or a weight for each label")
     if targets.ndim == 2:
         positive = targets.sum(0)
-        return ((len(targets) - positive) / np.maximum(positive, 1)).clip(min=1e-3).astype(np.float32)
+        return np.asarray(((len(targets) - positive) / np.maximum(positive, 1)).clip(min=1e-3), np.float32)
     known = targets[targets != IGNORED]
     counts = np.bincount(known.ravel(), minlength=len(names))
-    return (known.size / (len(names) * np.maximum(counts, 1))).astype(np.float32)
+    return np.asarray(known.size / (len(names) * np.maximum(counts, 1)), np.float32)
 
 
 def _given(weight: Mapping[str, float], names: Sequence[str]) -> NDArray[np.float32]:

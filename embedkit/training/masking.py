@@ -1,7 +1,7 @@
 """Masked rows: which tokens are hidden from the model, and what stands in their place (Devlin et al., 2019).
 
-Masks depend on the seed, the epoch and the row alone, so that an interrupted run goes on with the same ones, and rows
-that are judged (epoch `JUDGED`) always have the same.
+Masks depend on the seed, the epoch and the row alone, so that an interrupted run goes on with the same ones, and
+rows that are judged (epoch `JUDGED`) always have the same.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class MaskedRows:
         return {**given, "labels": labels}
 
     def _drawn(self, row: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Draw the places of a row that are hidden, and what stands there instead; `IGNORED` where nothing does."""
+        """Draw the places of a row that are hidden, and what stands there; `IGNORED` where nothing else does."""
         units = self.units[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]
         chance = np.random.default_rng([self.seed, epoch + 1, row])
         count = int(units.max(initial=-1)) + 1
@@ -169,7 +169,8 @@ def masked_rows(
         words = np.arange(len(words)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
     units = np.where(never, -1, words)
     truncated = float(tokens.truncated.mean()) if len(tokens.truncated) else 0.0
-    return MaskedRows(*_maskable(tokens, units), vocabulary, settings.share, seed, tokenizer.pad_id, types), truncated
+    kept, units = _maskable(tokens, units)
+    return MaskedRows(kept, units, vocabulary, settings.share, seed, tokenizer.pad_id, types), truncated
 
 
 def _maskable(tokens: Tokens, units: NDArray[np.int64]) -> tuple[Tokens, NDArray[np.int64]]:
@@ -193,7 +194,7 @@ def _maskable(tokens: Tokens, units: NDArray[np.int64]) -> tuple[Tokens, NDArray
 def _packed(
     tokens: Tokens, words: NDArray[np.int64], max_length: int, join_id: int
 ) -> tuple[Tokens, NDArray[np.int64]]:
-    """Join the contents of all windows, a token between texts, and cut them anew: each window but the last is full.
+    """Join the contents of all windows, a token between texts, and cut them anew: all but the last are full.
 
     A word that ends up in two windows is two words. Windows get the special tokens that every text has.
     """
@@ -234,9 +235,7 @@ def _around(tokens: Tokens, words: NDArray[np.int64]) -> tuple[NDArray[np.int32]
     return nothing, nothing
 
 
-def _stream(
-    tokens: Tokens, words: NDArray[np.int64], join_id: int
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _stream(tokens: Tokens, words: NDArray[np.int64], join_id: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the contents of all texts with `join_id` between them, and numbers that change with every word."""
     there = words >= 0
     of = np.repeat(tokens.rows, tokens.lengths)[there]
@@ -247,6 +246,6 @@ def _stream(
 
 
 def _from_zero(marks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the words of a window from 0 up; -1 stays."""
+    """Return the words of a window numbered from 0 up; -1 stays."""
     known = marks[marks >= 0]
     return np.where(marks >= 0, marks - known.min(), -1) if len(known) else marks

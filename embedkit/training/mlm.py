@@ -121,7 +121,7 @@ class Adapted:
 
 
 def open_masked(folder: ModelFolder, seed: int) -> MaskedModel:
-    """Open an encoder with its MLM head; one that the weights lack is tied to the embeddings and drawn by the seed.
+    """Open an encoder with its MLM head; one that the weights lack is tied to its embeddings, by the seed.
 
     Raises
     ------
@@ -132,8 +132,8 @@ def open_masked(folder: ModelFolder, seed: int) -> MaskedModel:
     config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
     if type(config) not in AutoModelForMaskedLM._model_mapping:
         raise ModelError(
-            f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head that "
-            "guesses masked words; choose an encoder such as BERT, RoBERTa, MPNet or ModernBERT"
+            f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head "
+            "that guesses masked words; choose an encoder such as BERT, RoBERTa, MPNet or ModernBERT"
         )
     opened = _open_masked(folder, None, seed)
     if opened.fresh and not getattr(config, "tie_word_embeddings", True):
@@ -149,8 +149,8 @@ def _open_masked(folder: ModelFolder, config: Any, seed: int) -> MaskedModel:  #
     lost = [name for name in missing if name.startswith(inner)]
     if lost:
         raise ModelError(
-            f"{folder.path}: the weights lack {len(lost)} tensors of the encoder ({', '.join(lost[:3])}); the files "
-            "do not belong together"
+            f"{folder.path}: the weights lack {len(lost)} tensors of the encoder ({', '.join(lost[:3])}); the "
+            "files do not belong together"
         )
     return MaskedModel(model, bool(missing), tuple(missing))
 
@@ -183,18 +183,22 @@ def mask_tokens(folder: ModelFolder, tokenizer: Tokenizer) -> tuple[str, MaskTok
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{folder.path}: transformers cannot open this tokenizer: {reason}") from error
     if theirs.mask_token_id is None or tokenizer.name(theirs.mask_token_id) != theirs.mask_token:
-        raise ModelError(f"{folder.resolved.name} has no mask token; choose an encoder that was trained on masked words")
+        raise ModelError(
+            f"{folder.resolved.name} has no mask token; choose an encoder that was trained on masked words"
+        )
     join = theirs.sep_token_id if theirs.sep_token_id is not None else theirs.eos_token_id
     if join is None:
-        raise ModelError(f"{folder.resolved.name} has neither a separator nor an end token; choose another encoder")
+        raise ModelError(
+            f"{folder.resolved.name} has neither a separator nor an end token; choose another encoder"
+        )
     added = {token for token, entry in theirs.added_tokens_decoder.items() if entry.special}
     special = np.array(sorted({*theirs.all_special_ids, *added, tokenizer.pad_id}), np.int64)
     all_ids = np.array(sorted(set(theirs.get_vocab().values())), np.int64)
     size = int(folder.config.get("vocab_size", all_ids[-1] + 1))
     if all_ids[-1] >= size:
         raise ModelError(
-            f"{folder.path}: the tokenizer has ids up to {all_ids[-1]}, the model {size} embeddings; the files do not "
-            "belong together"
+            f"{folder.path}: the tokenizer has ids up to {all_ids[-1]}, the model {size} embeddings; the files do "
+            "not belong together"
         )
     return theirs.mask_token, MaskTokens(theirs.mask_token_id, join, special, np.setdiff1d(all_ids, special))
 
@@ -204,7 +208,7 @@ def mask_tokens(folder: ModelFolder, tokenizer: Tokenizer) -> tuple[str, MaskTok
 
 @contextlib.contextmanager
 def masked_only(model: Any, inputs: dict[str, Any]) -> Iterator[None]:  # noqa: ANN401 - a family's own
-    """Let the head see the hidden states of masked tokens alone: the product with the vocabulary is the larger half.
+    """Let the head see the hidden states of masked tokens alone; the vocabulary costs half of a step.
 
     Within the block the logits are of shape (1, M, V) for M masked tokens, and so are ``labels``, (1, M).
     """
@@ -224,7 +228,7 @@ def masked_only(model: Any, inputs: dict[str, Any]) -> Iterator[None]:  # noqa: 
 
 
 def _sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the loss of each row and how many tokens it counts, shape (B, 2), from the logits of masked tokens."""
+    """Return the loss of each row and its masked tokens, shape (B, 2), from the logits of these."""
     masked = labels != IGNORED
     rows = masked.nonzero()[:, 0]
     each = functional.cross_entropy(logits[0, : len(rows)].float(), labels[masked], reduction="none")
@@ -259,7 +263,9 @@ def measure(model: Any, rows: MaskedRows, settings: TuneSettings) -> dict[str, f
     total, count = 0.0, 0
     with threads_set(settings.threads), torch.inference_mode():
         for batch in plan(rows.tokens.lengths, _BATCH_TOKENS):
-            given = {name: torch.from_numpy(array).to(device) for name, array in rows.inputs(batch, JUDGED).items()}
+            given = {
+                name: torch.from_numpy(array).to(device) for name, array in rows.inputs(batch, JUDGED).items()
+            }
             labels = given["labels"]
             with _autocast(device, precision), masked_only(model, given):
                 logits = model(**{name: value for name, value in given.items() if name != "labels"}).logits
@@ -290,8 +296,8 @@ def adapt_model(
 ) -> Adapted:
     """Go on training an encoder on masked rows.
 
-    Where the weights have no MLM head, one is trained alone first, the encoder frozen. What training starts from is
-    then kept in the folder of the checkpoints, with its tokenizer, and found there by a run that is resumed.
+    Where the weights have no MLM head, one is trained alone first, the encoder frozen. What training starts from
+    is then kept in the folder of the checkpoints, with its tokenizer, and found there by a run that is resumed.
 
     Parameters
     ----------
@@ -307,7 +313,7 @@ def adapt_model(
     say : callable, optional
         Given a line before each phase.
     progress : callable, optional
-        Told of each finished step, those of the head too.
+        Told of each finished step; those of a head that is trained alone do not count.
 
     Raises
     ------
@@ -322,11 +328,12 @@ def adapt_model(
     task = Task(loss, _judge, folder.resolved.name, max_length, _sums, masked_only, tokenizer)
     found = _kept_start(start, folder, settings.seed) if start is not None and place.resume else None
     if found is None:
-        found = _begin(folder, rows, validation, settings, head, task, start, say, progress)
+        found = _begin(folder, rows, validation, settings, head, task, start, say)
     model, before, fresh = found
     say(f"before: validation loss {before['loss']:.4f}, perplexity {before['perplexity']:.2f}")
     rate = settings.learning_rate or usual_rate("mlm", folder.hidden)
-    say(f"learning rate {rate:g}, {settings.epochs:g} epochs, batches of {settings.batch_size}, seed {settings.seed}")
+    epochs, seed = f"{settings.epochs:g} epochs", settings.seed
+    say(f"learning rate {rate:g}, {epochs}, batches of {settings.batch_size}, seed {seed}")
     frozen = freeze_parts(model, "none", name=folder.resolved.name)
     judged = None if settings.eval_strategy == "no" else validation
     trained = train(model, task, rows, judged, frozen, settings, rate, place=place, told=told, progress=progress)
@@ -346,7 +353,6 @@ def _begin(
     task: Task,
     start: Path | None,
     say: Callable[[str], None],
-    progress: Callable[[int], None] | None,
 ) -> _Begun:
     """Open the model, train a head that the weights lack, and keep what training starts from."""
     opened = open_masked(folder, settings.seed)
@@ -354,14 +360,14 @@ def _begin(
         _write_start(start, opened.model, task.beside)
     if opened.fresh:
         say(
-            f"{folder.resolved.name} has no head that guesses masked words: one tied to its embeddings is trained alone "
-            f"first, the encoder frozen ({head.epochs:g} epochs, learning rate {head.rate:g})"
+            f"{folder.resolved.name} has no head that guesses masked words: one tied to its embeddings is trained "
+            f"alone first, the encoder frozen ({head.epochs:g} epochs, learning rate {head.rate:g})"
         )
         frozen = freeze_parts(opened.model, "head-only", name=folder.resolved.name)
         alone = replace(
             settings, epochs=head.epochs, eval_strategy="no", eval_steps=None, save_steps=None, patience=None
         )
-        train(opened.model, task, rows, None, frozen, alone, head.rate, progress=progress)
+        train(opened.model, task, rows, None, frozen, alone, head.rate)
     before = measure(opened.model, validation, settings)
     if start is not None:
         _write_start(start, opened.model, task.beside)

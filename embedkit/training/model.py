@@ -43,8 +43,8 @@ def open_for_training(
 ) -> Opened:
     """Open a model in float32 with a head for some labels.
 
-    The head is the folder's own where that was trained for the same task and the same labels in this order; else it
-    is drawn by chance, by the seed.
+    The head is the folder's own where that was trained for the same task and the same labels in this order; else
+    it is drawn by chance, by the seed.
 
     Parameters
     ----------
@@ -95,13 +95,13 @@ def _config(folder: ModelFolder, names: Sequence[str], multi_label: bool) -> Any
 def _require_head(folder: ModelFolder, config: Any, task: str) -> None:  # noqa: ANN401
     if type(config) not in _HEADS[task]._model_mapping:
         raise ModelError(
-            f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head for "
-            f"the task {task}; choose another model, or fit a head on its frozen features (embedkit fit-head)"
+            f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head "
+            f"for the task {task}; choose another model, or fit a head on its frozen features (embedkit fit-head)"
         )
 
 
 def _is_pooler(name: str) -> bool:
-    """Whether a tensor belongs to a pooler: many encoders ship without one, and it is then trained like the head."""
+    """Whether a tensor is of a pooler: many encoders ship without one, which is then trained like the head."""
     return ".pooler." in f".{name}"
 
 

@@ -122,7 +122,8 @@ class TuneSettings:
             raise UsageError("eval_steps and eval_strategy 'steps' belong together; give both or neither")
         if self.patience is not None and self.eval_strategy == "no":
             raise UsageError("patience counts evaluations, and eval_strategy is 'no'; give 'epoch' or 'steps'")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+        seed: object = self.seed
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number from 0 to {2**32 - 1}")
 
 
