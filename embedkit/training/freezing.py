@@ -9,6 +9,7 @@ from embedkit.errors import UsageError
 Freeze: TypeAlias = int | Literal["none", "embeddings", "head-only"]
 """The embeddings and so many blocks; or nothing, the embeddings alone (as 0 does), or all but the head."""
 
+_WORDS: tuple[Literal["none", "embeddings", "head-only"], ...] = ("none", "embeddings", "head-only")
 FREEZE_ALLOWED = "a number of blocks from 0 on, 'embeddings', 'head-only' or 'none'"
 
 
@@ -28,8 +29,9 @@ def parse_freeze(value: str | int) -> Freeze:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str):
-        if value == "none" or value == "embeddings" or value == "head-only":
-            return value
+        for word in _WORDS:
+            if value == word:
+                return word
         if value.isascii() and value.isdecimal():
             return int(value)
     raise UsageError(f"freeze is {value!r}; it must be {FREEZE_ALLOWED}")

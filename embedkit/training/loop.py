@@ -67,7 +67,8 @@ _OURS = {
     **dict.fromkeys(
         ("greater_is_better", "load_best_model_at_end", "save_strategy", "save_total_limit", "save_only_model",
          "remove_unused_columns", "label_names", "logging_strategy", "disable_tqdm", "train_sampling_strategy",
-         "batch_eval_metrics", "eval_do_concat_batches", "prediction_loss_only", "ignore_data_skip", "push_to_hub"),
+         "batch_eval_metrics", "eval_do_concat_batches", "prediction_loss_only", "ignore_data_skip",
+         "push_to_hub"),
         "",
     ),
 }  # fmt: skip
@@ -429,8 +430,8 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
                 raise
             raise TrainingError(
                 f"out of memory at a batch size of {self._settings.batch_size} and up to "
-                f"{self._task.max_length} tokens a row; lower --batch-size (--accumulation keeps what a step learns from), or --max-length, "
-                "or give --gradient-checkpointing"
+                f"{self._task.max_length} tokens a row; lower --batch-size (--accumulation keeps what a step "
+                "learns from), or --max-length, or give --gradient-checkpointing"
             ) from error
 
     def take_best(self) -> int | None:

@@ -224,8 +224,8 @@ class _Keeper:
         free = shutil.disk_usage(folder).free
         if needed * _SPARE > free:
             self._notes.append(
-                f"the output of frozen blocks is not kept: it takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-                "of the disk are free"
+                f"the output of frozen blocks is not kept: it takes {needed / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB of the disk are free"
             )
             return False
         return True
