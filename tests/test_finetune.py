@@ -27,6 +27,7 @@ from embedkit.cli import main
 from embedkit.encoders import read_folder
 from embedkit.errors import OutputExistsError, TrainingError, UsageError
 from embedkit.estimators.start import open_start
+from embedkit.evaluation.freezing import FreezePoint, choose, parse_sweep
 from embedkit.hub import resolve_model
 from embedkit.metrics.scores import running_scores
 from embedkit.training.checkpoints import newest_whole, prepare, seal
@@ -602,6 +603,52 @@ def test_texts_that_are_all_cut_off_are_told(
     assert "every training text has more than 6 tokens" in capsys.readouterr().err
     assert run("finetune", data, "-m", model, "-o", tmp_path / "p", "--max-length", 100, *FLAGS) == 2
     assert run("finetune", data, "-m", model, "-o", tmp_path / "o", *FLAGS) == 2  # it is in use
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ([0.80, 0.81, 0.82], 0),  # all within a standard error of the best: the fewest parameters
+        ([0.70, 0.81, 0.82], 1),
+        ([0.70, 0.71, 0.82], 2),
+        ([0.82, 0.70, 0.71], 0),
+    ],
+)
+def test_the_smallest_good_model_is_chosen(scores: list[float], chosen: int) -> None:
+    """The standard error of an interval of ±0.05 is 0.0255."""
+    points = [FreezePoint(2 - n, n, 100 * n + 1, 1.0, f1, (f1 - 0.05, f1 + 0.05)) for n, f1 in enumerate(scores)]
+    assert choose(points) is points[chosen]
+    assert choose(points[::-1]) is points[chosen]
+
+
+@pytest.mark.parametrize("text", ["3", "1,1", "1,most", "", "0,-1"])
+def test_sweeps_that_cannot_be_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_sweep(text, 3)
+    assert parse_sweep("all", 2) == ["none", 0, 1, 2, "head-only"]
+
+
+def test_a_sweep_trains_one_model_for_each_and_judges_test_once(
+    model: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    how = ("--sweep-freeze", "1,head-only", "--epochs", 2, "--json", "--quiet", *FLAGS)
+    assert run("finetune", data, "-m", model, "-o", out, *how) == 0
+    found = json.loads(capsys.readouterr().out)
+    points = found["search"]["points"]
+    assert [point["freeze"] for point in points] == [1, "head-only"]
+    assert points[0]["trainable"] > points[1]["trainable"] > 0
+    assert set(found["splits"]) == {"validation", "test"}
+    assert (out / "report" / "freeze.png").stat().st_size > 5000
+    assert len((out / "report" / "freeze.csv").read_text().splitlines()) == 3
+    chosen = next(point for point in points if point["freeze"] == found["search"]["chosen"])
+    assert chosen["f1"] == found["splits"]["validation"]["macro_f1"]
+    capsys.readouterr()
+    assert run("evaluate", out, data, "--json", "--quiet") == 0
+    judged = json.loads(capsys.readouterr().out)["splits"]["test"]
+    assert judged["accuracy"] == found["splits"]["test"]["accuracy"]
+    for wrong in (("--freeze", 1), ("--resume",), ("--eval-strategy", "no")):
+        assert run("finetune", data, "-m", model, "-o", tmp_path / "x", *how, *wrong) == 2
 
 
 def test_a_killed_run_is_gone_on_with(model: str, data: Path, tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     tell_notes(args, [*said, *notes])
     start = open_start(args.model, revision=args.revision, max_length=args.max_length, side=args.side)
     codec = LabelCodec.fit(read["train"].labels or [], dataset.declared)
+    if args.sweep_freeze is not None:
+        return _sweep(args, splits, start, settings, codec, read["train"].fingerprint())
     with staged_once(args) as stage, checkpoints(args, run_of(splits, start, settings)) as place:
         trained = _train(args, splits, start, settings, codec, read["train"].fingerprint(), place)
         tell_notes(args, trained.notes)
@@ -86,6 +88,60 @@ def run(args: argparse.Namespace) -> int:
     if is_main():
         report(args, trained, args.output)
     return 0
+
+
+def _sweep(
+    args: argparse.Namespace,
+    splits: Mapping[str, Split],
+    start: Start,
+    settings: TuneSettings,
+    codec: LabelCodec,
+    trained_on: str,
+) -> int:
+    """Train a model for each choice, keep the smallest good one."""
+    from embedkit.artifact import staged
+    from embedkit.evaluation.finetuned import write_tuned
+    from embedkit.evaluation.freezing import parse_sweep, sweep_freeze, sweep_json, sweep_text, write_sweep
+
+    _check_sweep(args, settings)
+    choices = parse_sweep(args.sweep_freeze, start.folder.layers)
+    steps = _steps(len(splits["train"]), settings) * len(choices)
+    with staged(Path(args.output), overwrite=args.overwrite) as stage:
+        with progress(args, steps, "train", unit=" steps") as stepped:
+            points, chosen, trained = sweep_freeze(
+                choices,
+                splits,
+                start,
+                settings,
+                codec=codec,
+                positive=args.positive_label,
+                trained_on=trained_on,
+                told=lambda point: say(
+                    args, f"freeze {point.freeze}: macro F1 {point.f1:.4f}, {point.seconds:.0f} s"
+                ),
+                progress=stepped,
+            )
+        tell_notes(args, trained.notes)
+        write_sweep(stage, points, chosen, f"{args.model}: F1 over trained blocks")
+        told, found = {"data": args.data, "model": args.model}, sweep_json(points, chosen)
+        write_tuned(stage, trained, told, splits["train"].inputs, found)  # type: ignore[arg-type]
+    if not args.json:
+        show(sweep_text(points, chosen))
+    report(args, trained, args.output, found)
+    return 0
+
+
+def _check_sweep(args: argparse.Namespace, settings: TuneSettings) -> None:
+    from embedkit.errors import UsageError
+
+    if args.freeze != args.parser.get_default("freeze") or args.resume:
+        raise UsageError("--sweep-freeze says itself what is frozen, and cannot be resumed; leave out the other")
+    if settings.eval_strategy == "no":
+        raise UsageError("--sweep-freeze chooses by the validation rows; leave out --eval-strategy no")
+
+
+def _steps(rows: int, settings: TuneSettings) -> int:
+    return int(-(-rows // (settings.batch_size * settings.accumulation)) * settings.epochs)
 
 
 def staged_once(args: argparse.Namespace) -> Any:  # noqa: ANN401 - a context with a folder or None
@@ -130,9 +186,7 @@ def _train(
     """Train with a bar, the parts, and a line for each evaluation."""
     from embedkit.evaluation.finetuned import finetune
 
-    rows = len(splits["train"])
-    steps = -(-rows // (settings.batch_size * settings.accumulation)) * settings.epochs
-    with progress(args, int(steps), "train", unit=" steps") as stepped:
+    with progress(args, _steps(len(splits["train"]), settings), "train", unit=" steps") as stepped:
         return finetune(
             splits,
             start,
