@@ -87,7 +87,8 @@ def inputs(model: Any, tokens: Tokens, windows: Any) -> dict[str, torch.Tensor]:
 
 def losses(model: Any, frozen: Frozen, tokens: Tokens, states: States | None) -> list[float]:
     """Train for five steps with dropout and return the loss at each."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    # Adam turns the sign of a gradient that is nothing but rounding into a whole step; this one does not.
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02, momentum=0.9)
     told = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -142,7 +143,9 @@ def test_the_convolution_after_the_first_block_of_deberta_is_kept_with_it(
 
 
 def test_a_family_in_no_table_starts_from_kept_states_too(tokens: Tokens, tmp_path: Path) -> None:
-    config = GPT2Config(vocab_size=200, n_positions=16, n_embd=16, n_layer=2, n_head=2, pad_token_id=1)
+    config = GPT2Config(
+        vocab_size=200, n_positions=16, n_embd=16, n_layer=2, n_head=2, pad_token_id=1, num_labels=3
+    )
 
     def make() -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -156,7 +159,7 @@ def test_a_family_in_no_table_starts_from_kept_states_too(tokens: Tokens, tmp_pa
 def test_gradient_checkpointing_changes_nothing(build: Build, tokens: Tokens, tmp_path: Path, family: str) -> None:
     def make() -> Any:
         model = build(family)
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
         return model
 
     same_training(make, 1, tokens, tmp_path / "states.npy")
@@ -328,7 +331,7 @@ def test_a_disk_without_room_is_named_before_anything_is_written(
     model = build("bert")
     frozen = freeze_parts(model, 1, name="tiny")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=prefix_bytes(tokens, HIDDEN) - 1))
-    with pytest.raises(StoreFullError, match=r"takes 0\.00 GB .* --cache-prefix off"):
+    with pytest.raises(StoreFullError, match=r"takes 0\.00 GB.*--cache-prefix off"):
         keep(model, frozen, tokens, tmp_path / "states.npy")
     assert not list(tmp_path.iterdir())
 
@@ -401,7 +404,7 @@ def test_a_model_whose_blocks_are_not_one_after_another_is_refused(
     frozen = freeze_parts(model, 1, name="tiny")
     with (
         bypass(model),
-        pytest.raises(ModelError, match=r"starts from kept states is off by .* --cache-prefix off"),
+        pytest.raises(ModelError, match=r"starts from kept states is off by .*--cache-prefix off"),
     ):
         keep(model, frozen, tokens, tmp_path / "states.npy")
     assert not list(tmp_path.iterdir())

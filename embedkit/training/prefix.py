@@ -44,19 +44,21 @@ class States:
         A .npy file, shape (T, H), float32.
     offsets : ndarray of int64, shape (W + 1,)
         Window w is rows ``offsets[w]`` to ``offsets[w + 1]``.
+    dtype : torch.dtype, default=torch.float32
+        What the blocks gave, and `batch` gives: under autocast some families compute on in half precision.
     """
 
-    def __init__(self, path: Path, offsets: NDArray[np.int64]) -> None:
+    def __init__(self, path: Path, offsets: NDArray[np.int64], dtype: torch.dtype = torch.float32) -> None:
         self._states = np.load(path, mmap_mode="r", allow_pickle=False)
-        self._offsets = offsets
+        self._offsets, self._dtype = offsets, dtype
 
     def batch(self, windows: NDArray[np.int64]) -> torch.Tensor:
-        """Return the states of some windows, shape (B, L, H), float32; 0 after a window's end."""
+        """Return the states of some windows, shape (B, L, H); 0 after a window's end."""
         starts, ends = self._offsets[windows], self._offsets[windows + 1]
         padded = np.zeros((len(windows), int((ends - starts).max()), self._states.shape[1]), np.float32)
         for row, start, end in zip(padded, starts, ends, strict=True):
             row[: end - start] = self._states[start:end]
-        return torch.from_numpy(padded)
+        return torch.from_numpy(padded).to(self._dtype)
 
 
 def keep_states(
@@ -112,21 +114,21 @@ def keep_states(
         raise UsageError("there are no rows, so there is no output of frozen blocks to keep")
     run = _Run(model, frozen, tokens, pad_id, types, autocast, device)
     with _resting(model), torch.no_grad():
-        hidden = run.check()
+        hidden, dtype = run.check()
         _require_room(path.parent, prefix_bytes(tokens, hidden))
         with _appearing(path) as file:
             shape = (int(tokens.offsets[-1]), hidden)
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             begin = file.tell()
             for windows in plan(tokens.lengths, batch_tokens):
-                states = run.states(run.batch(windows)).cpu().numpy().astype("<f4", copy=False)
+                states = run.states(run.batch(windows)).float().cpu().numpy().astype("<f4", copy=False)
                 for window, state in zip(windows, states, strict=True):
                     start, end = tokens.offsets[window : window + 2].tolist()
                     file.seek(begin + start * hidden * _ITEM)
                     file.write(state[: end - start].tobytes())
                 if progress is not None:
                     progress(len(windows))
-    return States(path, tokens.offsets)
+    return States(path, tokens.offsets, dtype)
 
 
 @contextmanager
@@ -155,7 +157,7 @@ def from_block(model: PreTrainedModel, frozen: Frozen, hidden: torch.Tensor) -> 
     if not frozen.prefix:
         raise UsageError("no block is frozen, so a model cannot start from the output of frozen blocks")
     _learn_kinds(model, frozen)
-    given = hidden.to(device=model.device, dtype=model.dtype, non_blocking=True)
+    given = hidden.to(model.device, non_blocking=True)
     before = [vars(module).get("forward") for module in frozen.prefix]
     try:
         for module in frozen.prefix:
@@ -196,7 +198,7 @@ class _ReachedError(Exception):
 
 
 def _output(model: PreTrainedModel, frozen: Frozen, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return what the frozen blocks give, shape (B, L, H), float32, without computing the others."""
+    """Return what the frozen blocks give, shape (B, L, H), without computing the others."""
     last: list[torch.Tensor] = []
 
     def note(module: nn.Module, _: object, output: Any) -> None:  # noqa: ANN401 - as the family has it
@@ -217,7 +219,7 @@ def _output(model: PreTrainedModel, frozen: Frozen, given: Mapping[str, torch.Te
     finally:
         for hook in hooks:
             hook.remove()
-    return last[0].float()
+    return last[0]
 
 
 class _Run:
@@ -240,12 +242,12 @@ class _Run:
         return pad(self._tokens, windows, self._pad_id)
 
     def states(self, batch: Batch) -> torch.Tensor:
-        """Return the output of the frozen blocks, shape (B, L, H), float32."""
+        """Return the output of the frozen blocks, shape (B, L, H)."""
         with self._autocast():
             return _output(self._model, self._frozen, self._given(batch))
 
-    def check(self) -> int:
-        """Return the states' width; `ModelError` unless the model gives the same from them as from the texts."""
+    def check(self) -> tuple[int, torch.dtype]:
+        """Return width and dtype of states; `ModelError` unless the model gives the same from them as from texts."""
         lengths = self._tokens.lengths
         batch = self.batch(np.unique([lengths.argmin(), lengths.argmax()]))
         there = torch.from_numpy(batch.mask()).bool().to(self._device)
@@ -261,7 +263,7 @@ class _Run:
                 f"a {type(self._model).__name__} that starts from kept states is off by {off:.2g} of "
                 f"{largest:.2g}; run without them (--cache-prefix off)"
             )
-        return int(states.shape[2])
+        return int(states.shape[2]), states.dtype
 
     def _given(self, batch: Batch) -> dict[str, torch.Tensor]:
         arrays = {"input_ids": batch.input_ids, "attention_mask": batch.mask()}
