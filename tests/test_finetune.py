@@ -25,12 +25,12 @@ from sklearn.utils.class_weight import compute_class_weight
 import embedkit
 from embedkit.cli import main
 from embedkit.encoders import read_folder
-from embedkit.errors import OutputExistsError, TrainingError, UsageError
+from embedkit.errors import ArtifactError, OutputExistsError, TrainingError, UsageError
 from embedkit.estimators.start import open_start
 from embedkit.evaluation.freezing import FreezePoint, choose, parse_sweep
 from embedkit.hub import resolve_model
 from embedkit.metrics.scores import running_scores
-from embedkit.training.checkpoints import newest_whole, prepare, seal
+from embedkit.training.checkpoints import history_of, newest_whole, prepare, seal
 from embedkit.training.loop import Place
 from embedkit.training.losses import binary_cross_entropy, class_weights, cross_entropy
 from embedkit.training.model import open_for_training
@@ -408,6 +408,29 @@ def test_a_run_that_is_gone_on_with_ends_in_the_same_weights(
 def _place(folder: Path) -> Place:
     folder.mkdir()
     return Place(folder)
+
+
+class _Canary:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_a_checkpoint_never_runs(model: str, tmp_path: Path) -> None:
+    place = _place(tmp_path / "run")
+    tuned(model, save_steps=4, place=place)
+    checkpoint, _ = newest_whole(tmp_path / "run")
+    assert checkpoint is not None
+    torch.save(_Canary(tmp_path / "sung"), checkpoint / "optimizer.pt")
+    rows, kept = history_of(checkpoint)
+    seal(checkpoint, rows, kept)
+    with pytest.raises(ArtifactError, match="begin anew with --overwrite"):
+        tuned(model, save_steps=4, place=Place(tmp_path / "run", resume=True))
+    assert not (tmp_path / "sung").exists()
+    torch.load(checkpoint / "optimizer.pt", weights_only=False)
+    assert (tmp_path / "sung").exists()  # it would have run
 
 
 @pytest.mark.parametrize("saves", [2, None])

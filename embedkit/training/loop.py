@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +27,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from transformers.trainer_utils import EvalPrediction
 
 from embedkit.encoders.torch_encoder import check_precision, quiet, resolve_device, threads_set
-from embedkit.errors import TrainingError, UsageError
+from embedkit.errors import ArtifactError, TrainingError, UsageError
 from embedkit.training.checkpoints import history_of, newest_whole, seal
 from embedkit.training.losses import Loss
 from embedkit.training.model import seeded
@@ -425,6 +426,11 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
             self.history.restore(sums)
         try:
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except UnpicklingError:
+            raise ArtifactError(
+                f"{checkpoint} holds what torch does not read without running code; no training run wrote it; "
+                "begin anew with --overwrite"
+            ) from None
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise

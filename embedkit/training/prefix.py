@@ -247,7 +247,7 @@ class _Run:
             return _output(self._model, self._frozen, self._given(batch))
 
     def check(self) -> tuple[int, torch.dtype]:
-        """Return width and dtype of states; `ModelError` unless the model gives the same from them as from texts."""
+        """Return width and dtype of states; `ModelError` unless the model answers as from the texts."""
         lengths = self._tokens.lengths
         batch = self.batch(np.unique([lengths.argmin(), lengths.argmax()]))
         there = torch.from_numpy(batch.mask()).bool().to(self._device)

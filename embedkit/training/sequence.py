@@ -181,7 +181,7 @@ def _precision(settings: TuneSettings) -> str:
 def _line(settings: TuneSettings, rate: float, precision: str) -> str:
     """Say what decides and was not said by the user."""
     return (
-        f"learning rate {rate:g}, {settings.epochs:g} epochs, batches of {settings.batch_size}, {precision}, "
+        f"learning rate {rate:g}, {settings.epochs:g} {'epoch' if settings.epochs == 1 else 'epochs'}, batches of {settings.batch_size}, {precision}, "
         f"seed {settings.seed}"
     )
 
