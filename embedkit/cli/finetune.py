@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from embedkit.evaluation.frozen import check_training
     from embedkit.runtime.texts import require_texts
 
+    args.quiet = args.quiet or not is_main()
     settings = options.tune_settings_of(args)
     check_metric_needs(settings)
     check_replaceable(Path(args.output), args.overwrite)

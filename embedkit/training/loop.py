@@ -547,7 +547,7 @@ class _History(TrainerCallback):  # type: ignore[misc]
         figures = {
             name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")
         }
-        loss = float(self._sum) / max(1, self._steps)
+        loss = self._summed() / max(1, self._steps)
         row = {"step": state.global_step, "epoch": round(float(state.epoch), 4), "loss": loss}
         of_batches = figures.pop("loss")
         row |= {"eval_loss": figures.pop("nll", of_batches)}  # a mean over tokens is not one over batches
@@ -565,9 +565,16 @@ class _History(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Make the checkpoint count."""
+        summed = self._summed()
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            seal(checkpoint, self.rows, {"loss": float(self._sum), "steps": self._steps})
+            seal(checkpoint, self.rows, {"loss": summed, "steps": self._steps})
+
+    def _summed(self) -> float:
+        """Return the sum of the losses of all processes' parts of each step."""
+        if not isinstance(self._sum, torch.Tensor):
+            return self._sum
+        return float(self._trainer.accelerator.gather(self._sum.reshape(1)).mean())
 
 
 _OF_TRAINER = frozenset({CHOICE, "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"})

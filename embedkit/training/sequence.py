@@ -180,10 +180,8 @@ def _precision(settings: TuneSettings) -> str:
 
 def _line(settings: TuneSettings, rate: float, precision: str) -> str:
     """Say what decides and was not said by the user."""
-    return (
-        f"learning rate {rate:g}, {settings.epochs:g} {'epoch' if settings.epochs == 1 else 'epochs'}, batches of {settings.batch_size}, {precision}, "
-        f"seed {settings.seed}"
-    )
+    epochs = f"{settings.epochs:g} {'epoch' if settings.epochs == 1 else 'epochs'}"
+    return f"learning rate {rate:g}, {epochs}, batches of {settings.batch_size}, {precision}, seed {settings.seed}"
 
 
 # ----------------------------------------------------------------------------------------- frozen blocks
