@@ -325,6 +325,17 @@ def test_an_interrupted_pass_leaves_no_file(build: Build, tokens: Tokens, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_run_left_behind_is_written_over(build: Build, tokens: Tokens, tmp_path: Path) -> None:
+    model = build("bert")
+    frozen, path = freeze_parts(model, 1, name="tiny"), tmp_path / "states.npy"
+    keep(model, frozen, tokens, path)
+    whole = path.read_bytes()
+    (tmp_path / "states.npy.part").write_bytes(whole * 2)
+    keep(model, frozen, tokens, path)
+    assert path.read_bytes() == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["states.npy"]
+
+
 def test_a_disk_without_room_is_named_before_anything_is_written(
     build: Build, tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from embedkit.errors import ModelError, StoreFullError, UsageError
 from embedkit.runtime.batching import Batch, pad, plan
 from embedkit.runtime.tokens import Tokens
-from embedkit.store.files import part_name, store_error
+from embedkit.store.files import store_error
 from embedkit.training.parts import Frozen
 
 _ITEM = 4  # bytes of a float32
@@ -295,10 +295,13 @@ def _require_room(folder: Path, needed: int) -> None:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file under a temporary name; it gets its own when all is written, and goes if anything fails."""
-    part = path.parent / part_name()
+    """Write a file under a temporary name; it gets its own when all is written, and goes if anything fails.
+
+    The name is always the same, so that what a killed run left behind is written over.
+    """
+    part = path.with_name(f"{path.name}.part")
     try:
-        with part.open("xb") as file:
+        with part.open("wb") as file:
             yield file
         part.replace(path)
     except BaseException as error:
