@@ -30,6 +30,7 @@ from embedkit.estimators.start import open_start
 from embedkit.evaluation.freezing import FreezePoint, choose, parse_sweep
 from embedkit.hub import resolve_model
 from embedkit.metrics.scores import running_scores
+from embedkit.sharing import shareable
 from embedkit.training.checkpoints import history_of, newest_whole, prepare, seal
 from embedkit.training.loop import Place
 from embedkit.training.losses import binary_cross_entropy, class_weights, cross_entropy
@@ -358,6 +359,18 @@ def test_accumulated_parts_learn_as_one_batch(model: str) -> None:
         torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-6)
 
 
+def test_states_that_are_computed_twice_change_nothing(model: str) -> None:
+    """Dropout is on: the second pass draws what the first one drew."""
+    plain, twice = (weights_of(tuned(model, checkpointing=again, epochs=1).model) for again in (False, True))
+    assert same(plain, twice)
+
+
+def test_a_family_that_computes_nothing_twice_says_so(tmp_path: Path) -> None:
+    mpnet = str(make_encoder(tmp_path / "m", "mpnet", layers=1))
+    with pytest.raises(UsageError, match=r"mpnet.*leave out --gradient-checkpointing"):
+        tuned(mpnet, checkpointing=True)
+
+
 @pytest.mark.parametrize(
     "how", [{"freeze": 1}, {"freeze": 1, "cache_prefix": "on"}, {"freeze": "head-only"}], ids=str
 )
@@ -547,6 +560,17 @@ def test_evaluate_gives_the_figures_of_the_run(
     assert {name: found[name] for name in ("n", "accuracy", "macro_f1")} == {
         name: kept[name] for name in ("n", "accuracy", "macro_f1")
     }
+
+
+def test_what_others_may_see_of_it(artifact: Path) -> None:
+    found = shareable(artifact)
+    assert {"config.json", "model.safetensors", "tokenizer.json", "embedkit.json", "README.md"} <= set(found.files)
+    assert not [name for name in found.files if name.startswith("report/")]
+    card, manifest = (found.files[name] for name in ("README.md", "embedkit.json"))
+    assert isinstance(card, bytes)
+    assert isinstance(manifest, bytes)
+    assert b"A fine-tuned `./bert`" in card
+    assert str(artifact.parent).encode() not in card + manifest
 
 
 def test_an_export_answers_as_the_artifact(

@@ -196,6 +196,12 @@ def train(
     """
     place = place or Place()
     start = time.perf_counter()
+    if settings.checkpointing and not model.supports_gradient_checkpointing:
+        raise UsageError(
+            f"transformers cannot compute the states of a {model.config.model_type} twice; leave out "
+            "--gradient-checkpointing, and lower --batch-size with --accumulation instead"
+        )
+    check_told(settings)
     precision = training_precision(settings.precision, _device_of(settings.device))
     with contextlib.ExitStack() as stack:
         folder = place.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-")))
@@ -218,6 +224,24 @@ def train(
     model.to("cpu").eval().requires_grad_(False)
     seconds = time.perf_counter() - start
     return Trained(model, trainer.history.rows, trainer.state.global_step, best, precision, seconds, notes)
+
+
+def check_told(settings: TuneSettings) -> None:
+    """Check, before a model is opened, what settings ask of the machine and of the Trainer.
+
+    Raises
+    ------
+    UsageError
+        The device or the precision is not there, or the Trainer takes no such argument.
+    """
+    training_precision(settings.precision, _device_of(settings.device))
+    known = {name for name in TrainingArguments.__dataclass_fields__ if not name.startswith("_")}
+    for name in settings.arguments:
+        if name in _OURS:
+            hint = f"; use {_OURS[name]}" if _OURS[name] else ", which embedkit decides itself"
+            raise UsageError(f"--trainer-arg {name} is not taken{hint}")
+        if name not in known:
+            raise UsageError(f"--trainer-arg {name}: transformers.TrainingArguments has no such argument")
 
 
 def training_precision(precision: str, device: torch.device) -> str:
@@ -264,13 +288,7 @@ def _environment_kept() -> Iterator[None]:
 def _arguments(
     settings: TuneSettings, rate: float, precision: str, folder: Path, *, judged: bool, kept: Place
 ) -> TrainingArguments:
-    known = {name for name in TrainingArguments.__dataclass_fields__ if not name.startswith("_")}
-    for name in settings.arguments:
-        if name in _OURS:
-            hint = f"; use {_OURS[name]}" if _OURS[name] else ", which embedkit decides itself"
-            raise UsageError(f"--trainer-arg {name} is not taken{hint}")
-        if name not in known:
-            raise UsageError(f"--trainer-arg {name}: transformers.TrainingArguments has no such argument")
+    known = TrainingArguments.__dataclass_fields__
     evaluates = settings.eval_strategy if judged else "no"
     periodic = settings.save_steps if kept.folder is not None else None
     device = _device_of(settings.device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -117,9 +119,30 @@ def _draw_last(model: Any, labels: int) -> None:  # noqa: ANN401 - a family's ow
                 torch.nn.init.zeros_(module.bias)
 
 
+_alone = threading.RLock()
+
+
+def _after_fork() -> None:
+    """Forget what another thread held at the fork: it is never given back in the child."""
+    global _alone
+    _alone = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let chance start from a seed, in Python, NumPy and torch; how it stood before comes back afterwards."""
+    """Let chance start from a seed, in Python, NumPy and torch; how it stood before comes back afterwards.
+
+    Chance is the whole process's, so threads take turns.
+    """
+    with _alone:
+        yield from _seeded(seed)
+
+
+def _seeded(seed: int) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what libraries draw from
     with torch.random.fork_rng():
         set_seed(seed)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from embedkit.encoders import ModelFolder
 from embedkit.encoders.torch_encoder import resolve_device, takes_types
-from embedkit.errors import DataError
+from embedkit.errors import DataError, ModelError, StoreError
 from embedkit.metrics.scores import check_metric, running_scores
 from embedkit.runtime.decide import decide
 from embedkit.runtime.tokens import Text, Tokenizer
@@ -206,8 +206,15 @@ class _Keeper:
         """Return the states of the training and of the validation rows, computed once; None: not kept."""
         if not frozen.blocks or self._settings.cache_prefix == "off":
             return None, None
-        if self._settings.cache_prefix == "auto" and not self._pays(folder):
+        if self._settings.cache_prefix == "on":
+            return self._both(frozen, folder)
+        try:
+            return self._both(frozen, folder) if self._pays(folder) else (None, None)
+        except (ModelError, StoreError) as error:
+            self._notes.append(f"the output of frozen blocks is not kept: {error}")
             return None, None
+
+    def _both(self, frozen: Frozen, folder: Path) -> tuple[States | None, States | None]:
         kept = [None if rows is None else self._states(frozen, rows, name, folder)
                 for name, rows in (("train", self._rows), ("validation", self._judged))]  # fmt: skip
         return kept[0], kept[1]
