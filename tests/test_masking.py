@@ -1,4 +1,4 @@
-"""Which tokens are hidden: shares, what never is, whole words, and that chance depends on seed, epoch and row alone."""
+"""Which tokens are hidden: shares, what never is, whole words, chance by seed, epoch and row alone."""
 
 from __future__ import annotations
 
@@ -99,7 +99,12 @@ def test_masks_change_with_epoch_row_and_seed_and_not_with_anything_else() -> No
 
     base = hidden(rows, 0, 0)
     assert hidden(rows, 0, 0) == base == hidden(rows_of(units), 0, 0)
-    others = [hidden(rows, 1, 0), hidden(rows, JUDGED, 0), hidden(rows, 0, 1), hidden(rows_of(units, seed=1), 0, 0)]
+    others = [
+        hidden(rows, 1, 0),
+        hidden(rows, JUDGED, 0),
+        hidden(rows, 0, 1),
+        hidden(rows_of(units, seed=1), 0, 0),
+    ]
     assert base not in others
     assert rows.counted(0) == len(base) + len(hidden(rows, 0, 1))
 
@@ -233,7 +238,9 @@ def test_packed_windows_hold_all_tokens_in_order_and_are_full(starts: dict[str, 
         if text:
             words = start.tokenizer.number_words([text], windows=True).words
             content += [*tokens.ids[words >= 0].tolist(), vocabulary.join_id]
-    before = start.tokenizer.encode(["film"]).ids.tolist().index(start.tokenizer.number_words(["film"]).tokens.ids[1])
+    before = (
+        start.tokenizer.encode(["film"]).ids.tolist().index(start.tokenizer.number_words(["film"]).tokens.ids[1])
+    )
     inside = [
         rows.tokens.ids[begin + before : end - (special - before)].tolist()
         for begin, end in zip(rows.tokens.offsets[:-1], rows.tokens.offsets[1:], strict=True)
@@ -245,7 +252,12 @@ def test_rows_without_a_word_are_left_out(starts: dict[str, Start]) -> None:
     start = starts["bert"]
     _, vocabulary = mask_tokens(start.folder, start.tokenizer)
     rows, truncated = masked_rows(
-        start.tokenizer, ["", "a film", "[SEP] [MASK]", " ".join(WORDS)], vocabulary, MaskSettings(), seed=0, types=False
+        start.tokenizer,
+        ["", "a film", "[SEP] [MASK]", " ".join(WORDS)],
+        vocabulary,
+        MaskSettings(),
+        seed=0,
+        types=False,
     )
     assert len(rows) == 2
     assert truncated == 0.25

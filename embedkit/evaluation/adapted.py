@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from embedkit.artifact import installed, scrub, write_json, write_manifest
-from embedkit.data import Dataset, Split, groups_of, holdout
+from embedkit.data import Dataset, Split
 from embedkit.data.text import counted
 from embedkit.encoders import ModelFolder
 from embedkit.errors import DataError
@@ -146,14 +146,19 @@ def with_held_out(splits: Mapping[str, Split], seed: int) -> tuple[dict[str, Spl
         raise DataError(f"{train.source} has no texts; give at least one to learn from")
     if VALIDATION in found and len(found[VALIDATION]):
         return found, []
-    if len(set(cast("list[str]", train.inputs))) < 2:
+    distinct = list(dict.fromkeys(cast("list[str]", train.inputs)))
+    if len(distinct) < 2:
         raise DataError(
-            f"{train.source} holds one distinct text; two are the least, one to learn from and one to judge "
-            "by: add texts, or give --validation FILE"
+            f"{train.source} holds one distinct text; two are the least, one to learn from and one to judge by: "
+            "add texts, or give --validation FILE"
         )
-    kept, held = holdout(None, groups_of(train.inputs), _SHARE, seed)
-    found[TRAIN], found[VALIDATION] = train.take(kept), train.take(held, VALIDATION)
-    return found, [f"{train.source}: {counted(len(held), 'text')} of train are held out to judge training by"]
+    count = max(1, round(_SHARE * len(distinct)))
+    held = {distinct[place] for place in np.random.default_rng(seed).permutation(len(distinct))[:count].tolist()}
+    inside = np.array([text in held for text in train.inputs])
+    found[TRAIN] = train.take(np.flatnonzero(~inside))
+    found[VALIDATION] = train.take(np.flatnonzero(inside), VALIDATION)
+    said = f"{counted(count, 'distinct text')} of train"
+    return found, [f"{train.source}: {said}, drawn by seed {seed}, are held out to judge training by"]
 
 
 def masked_data(splits: Mapping[str, Split], start: Start, masks: MaskSettings, seed: int) -> MaskedData:

@@ -48,8 +48,9 @@ class MaskSettings:
     def __post_init__(self) -> None:
         if self.mask not in _MASKS:
             raise UsageError(f"mask is {self.mask!r}; allowed: {', '.join(_MASKS)}")
-        if isinstance(self.share, bool) or not isinstance(self.share, int | float) or not 0 < self.share < 1:
-            raise UsageError(f"mask_share is {self.share!r}; it must lie between 0 and 1, such as 0.15")
+        share: object = self.share
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise UsageError(f"mask_share is {share!r}; it must lie between 0 and 1, such as 0.15")
 
 
 @dataclass(frozen=True, eq=False)

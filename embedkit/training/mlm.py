@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from embedkit.encoders import ModelFolder
 from embedkit.encoders.torch_encoder import load_model, open_pretrained, quiet, resolve_device, threads_set
-from embedkit.errors import ArtifactError, ModelError, UsageError
+from embedkit.errors import ArtifactError, InputMissingError, ModelError, UsageError
 from embedkit.runtime.batching import plan
 from embedkit.runtime.manifest import read_manifest
 from embedkit.runtime.tokens import Tokenizer
@@ -62,7 +62,8 @@ class HeadSettings:
     rate: float = HEAD_RATE
 
     def __post_init__(self) -> None:
-        for name, value in (("head_epochs", self.epochs), ("head_rate", self.rate)):
+        given: dict[str, object] = {"head_epochs": self.epochs, "head_rate": self.rate}
+        for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise UsageError(f"{name} is {value!r}; it must be above 0")
 
@@ -381,7 +382,7 @@ def _kept_start(start: Path, folder: ModelFolder, seed: int) -> _Begun | None:
     try:
         read_manifest(start)
         _, kept = history_of(start)
-    except (ArtifactError, OSError, ValueError):
+    except (ArtifactError, InputMissingError, OSError, ValueError):
         return None
     model, missing = open_pretrained(AutoModelForMaskedLM, start, torch.float32)
     return None if missing else (model, kept["before"], bool(kept["fresh"]))
