@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,11 +51,19 @@ def with_head(folder: Path, family: str = "bert", **more: Any) -> Path:
 def rows_for(folder: Path, texts: list[str] = TEXTS, *, seed: int = 0, share: float = 0.3) -> MaskedRows:
     start = open_start(str(folder))
     _, vocabulary = mask_tokens(start.folder, start.tokenizer)
-    return masked_rows(start.tokenizer, texts, vocabulary, MaskSettings(share=share), seed=seed, types=False)[0]
+    return masked_rows(start.tokenizer, texts, vocabulary, MaskSettings(share=share), seed=seed)[0]
 
 
 def run_of(folder: Path, rows: MaskedRows, settings: TuneSettings, **more: Any) -> Any:
     return adapt_model(open_start(str(folder)).folder, rows, rows, settings, HeadSettings(), max_length=64, **more)
+
+
+def without_dropout(folder: Path) -> Path:
+    """Take dropout out of a model: parts of a step draw other numbers than the whole."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: 0.0 for name in config if "dropout" in name and isinstance(config[name], float)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 QUICK = TuneSettings(epochs=1, batch_size=16, learning_rate=1e-3, device="cpu", precision="float32", threads=1)
@@ -154,6 +163,11 @@ def test_what_has_no_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="gpt2"):
         open_masked(decoder.folder, 0)
     bare = open_start(str(make_encoder(tmp_path / "e", "bert", layers=1)))
+    unknown = open_start(str(make_encoder(tmp_path / "u", "bert", layers=1)))
+    config = json.loads((tmp_path / "u" / "config.json").read_text())
+    (tmp_path / "u" / "config.json").write_text(json.dumps({**config, "model_type": "no-such"}))
+    with pytest.raises(ModelError, match="cannot open this configuration"):
+        open_masked(unknown.folder, 0)
     with pytest.raises(ModelError, match=r"lack cls\.predictions"):
         MaskFiller(bare.folder, bare.tokenizer, "cpu")
 
@@ -361,6 +375,83 @@ def test_models_and_files_that_do_not_fit_are_refused(
     share = ("--mask-share", "0.000001", "--validation", tmp_path / "one.txt")
     assert main(command("adapt", data, "-m", base, "-o", out, *share)) == 65
     assert "raise --mask-share" in capsys.readouterr().err
+
+
+def test_columns_of_plain_text_are_refused(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = command("adapt", write_texts(tmp_path), "-m", base, "-o", tmp_path / "out", "--text-column", "text")
+    assert main(given) == 2
+    assert "--text-column" in capsys.readouterr().err
+
+
+def test_the_encoder_of_a_sub_folder_and_an_older_tokenizer(tmp_path: Path) -> None:
+    """What sentence-transformers 1 wrote: the encoder in a folder, a vocabulary, no tokenizer.json."""
+    source = make_sentence_transformer(tmp_path / "source", "bert", pooling="max", max_seq_length=20)
+    inner = tmp_path / "base" / "0_Transformer"
+    inner.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer_config.json", "sentence_bert_config.json"):
+        shutil.copyfile(source / name, inner / name)
+    known = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    (inner / "vocab.txt").write_text("\n".join(sorted(known, key=known.__getitem__)) + "\n", encoding="utf-8")
+    modules = json.loads((source / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (tmp_path / "base" / "modules.json").write_text(json.dumps(modules))
+    shutil.copytree(source / "1_Pooling", tmp_path / "base" / "1_Pooling")
+    data, out = write_texts(tmp_path), tmp_path / "out"
+    assert main(command("adapt", data, "-m", tmp_path / "base", "-o", out, "--epochs", 0.2)) == 0
+    facts = read_facts(out)
+    assert (facts.pooling, facts.normalize, facts.max_length) == ("max", True, 20)
+    theirs = AutoTokenizer.from_pretrained(out)("the film was unwatchable")["input_ids"]
+    assert theirs == AutoTokenizer.from_pretrained(source)("the film was unwatchable")["input_ids"]
+    assert open_start(str(out)).tokenizer.encode(["the film was unwatchable"]).ids.tolist() == theirs
+
+
+def test_pickled_modules_are_not_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_sentence_transformer(tmp_path / "base", "bert", dense=True)
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"pickle")
+    data, out = write_texts(tmp_path), tmp_path / "out"
+    given = [
+        part for part in command("adapt", data, "-m", folder, "-o", out, "--epochs", 0.2) if part != "--quiet"
+    ]
+    assert main(given) == 0
+    assert "pickled" in capsys.readouterr().err
+    assert not list(out.rglob("*.bin"))
+    assert not (out / "modules.json").exists()
+
+
+def test_the_result_is_a_model_for_the_other_commands(
+    tmp_path: Path, undisturbed: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{text} {number},{'good' if 'good' in text else 'dull'}" for number, text in enumerate(TEXTS)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    out = str(undisturbed[1])
+    quiet = ("--quiet", "--device", "cpu", "--threads", "1")
+    assert main(["fit-head", str(tmp_path / "data.csv"), "-m", out, "-o", str(tmp_path / "h"), *quiet]) == 0
+    given = command("finetune", tmp_path / "data.csv", "-m", out, "-o", tmp_path / "t", "--epochs", 0.2)
+    assert main(given) == 0
+    assert main(["predict", str(tmp_path / "t"), "the film was good"]) == 0
+    assert (
+        main(
+            ["adapt", str(tmp_path / "data.csv"), "-m", out, "-o", str(tmp_path / "a"), "--epochs", "0.2", *quiet]
+        )
+        == 0
+    )
+    manifest = read_manifest(tmp_path / "a", kind=ENCODER)
+    assert manifest["settings"]["head"] is None  # the head came with the folder
+    assert manifest["base"]["weights"] == [read_manifest(Path(out))["files"]["model.safetensors"]]
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "deberta-v2"])
+def test_parts_of_a_step_and_recomputed_states_learn_the_same(tmp_path: Path, family: str) -> None:
+    folder = without_dropout(with_head(tmp_path / "m", family))
+    rows = rows_for(folder)
+    found = []
+    for more in ({"batch_size": 8}, {"batch_size": 4, "accumulation": 2, "checkpointing": True}):
+        settings = TuneSettings(**{**vars(QUICK), "like_lengths": False, **more})
+        found.append(run_of(folder, rows, settings))
+    one, other = found  # not the weights: AdamW moves those without a gradient, as of key biases, by its noise
+    assert one.trained.steps == other.trained.steps == 8
+    assert one.after["loss"] == pytest.approx(other.after["loss"], rel=1e-4)
+    assert one.after["loss"] < 0.99 * one.before["loss"]
 
 
 # --- going on --------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def rows_of(units: list[list[int]], *, share: float = 0.15, seed: int = 0) -> Ma
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     count = len(units)
     tokens = Tokens(ids, None, offsets, np.arange(count), np.zeros(count, bool), np.array(lengths))
-    return MaskedRows(tokens, np.concatenate(units).astype(np.int64), VOCABULARY, share, seed, 0, False)
+    return MaskedRows(tokens, np.concatenate(units).astype(np.int64), VOCABULARY, share, seed, 0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_special_tokens_are_never_hidden_nor_put_anywhere(
     assert start.tokenizer.name(vocabulary.mask_id) == name
     texts = [*TEXTS, f"a film {name} that was good"] * 20
     told = MaskSettings(mask, 0.5, pack)  # type: ignore[arg-type]
-    rows, _ = masked_rows(start.tokenizer, texts, vocabulary, told, seed=1, types=False)
+    rows, _ = masked_rows(start.tokenizer, texts, vocabulary, told, seed=1)
     given = rows.inputs(np.arange(len(rows)), 0)
     ids, labels = given["input_ids"], given["labels"]
     plain = rows.inputs(np.arange(len(rows)), 0)
@@ -202,9 +202,7 @@ def test_whole_words_of_wordpiece_are_hidden_whole(starts: dict[str, Start]) -> 
     start = starts["bert"]
     _, vocabulary = mask_tokens(start.folder, start.tokenizer)
     told = MaskSettings("whole-word", 0.5)
-    rows, truncated = masked_rows(
-        start.tokenizer, ["unwatchable zxqj film"] * 40, vocabulary, told, seed=0, types=False
-    )
+    rows, truncated = masked_rows(start.tokenizer, ["unwatchable zxqj film"] * 40, vocabulary, told, seed=0)
     labels = rows.inputs(np.arange(40), 0)["labels"]
     pieces = [start.tokenizer.name(token) for token in rows.tokens.ids[: rows.tokens.lengths[0]].tolist()]
     starts_at = [place for place, piece in enumerate(pieces) if not piece.startswith(("##", "["))]
@@ -226,7 +224,7 @@ def test_packed_windows_hold_all_tokens_in_order_and_are_full(starts: dict[str, 
     long = " ".join(np.random.default_rng(0).choice(WORDS, 200))
     texts = [*TEXTS, "", long, *TEXTS]
     told = MaskSettings("whole-word", 0.15, pack=True)
-    rows, truncated = masked_rows(start.tokenizer, texts, vocabulary, told, seed=0, types=False)
+    rows, truncated = masked_rows(start.tokenizer, texts, vocabulary, told, seed=0)
     assert truncated == 0
     lengths = rows.tokens.lengths
     assert (lengths[:-1] == start.tokenizer.max_length).all()
@@ -257,7 +255,26 @@ def test_rows_without_a_word_are_left_out(starts: dict[str, Start]) -> None:
         vocabulary,
         MaskSettings(),
         seed=0,
-        types=False,
     )
     assert len(rows) == 2
     assert truncated == 0.25
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_texts_that_are_read_in_runs_give_the_same_rows(
+    starts: dict[str, Start], monkeypatch: pytest.MonkeyPatch, pack: bool
+) -> None:
+    start = starts["bert"]
+    _, vocabulary = mask_tokens(start.folder, start.tokenizer)
+    texts = [*TEXTS, "", " ".join(WORDS), *TEXTS]
+    found = []
+    for rows_of_a_run in (1000, 3):
+        monkeypatch.setattr("embedkit.runtime.texts.CHUNK_ROWS", rows_of_a_run)
+        found.append(
+            masked_rows(start.tokenizer, texts, vocabulary, MaskSettings("whole-word", pack=pack), seed=0)
+        )
+    (one, cut), (other, also) = found
+    assert cut == also == (0 if pack else 0.1)
+    for name in ("ids", "offsets", "rows"):
+        assert (getattr(one.tokens, name) == getattr(other.tokens, name)).all()
+    assert (one.units == other.units).all()

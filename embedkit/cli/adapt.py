@@ -88,6 +88,11 @@ def _texts(args: argparse.Namespace) -> tuple[Mapping[str, Split], list[str]]:
 
     files = plain_files(args.data, train=args.train, validation=args.validation, encoding=args.encoding)
     if files:
+        named = [role for role in ("text", "pair", "label", "tokens", "tags") if getattr(args, f"{role}_column")]
+        if named:
+            raise UsageError(
+                f"--{named[0]}-column names a column, and {files['train']} is plain text without columns"
+            )
         return {name: read_lines(file, name, encoding=args.encoding) for name, file in files.items()}, []
     dataset = options.dataset_of(args, labels="none")
     if dataset.single:

@@ -232,7 +232,7 @@ def evaluations(args: argparse.Namespace) -> Callable[[Mapping[str, Any]], None]
 
 
 def _short(name: str) -> str:
-    return {"eval_loss": "val loss", "macro_f1": "macro F1", "micro_f1": "micro F1"}.get(
+    return {"eval_loss": "val loss", "macro_f1": "macro F1", "micro_f1": "micro F1", "perplexity": "perplex."}.get(
         name, name.replace("_", " ")
     )[:9]
 

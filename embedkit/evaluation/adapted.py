@@ -18,6 +18,7 @@ from embedkit.data.text import counted
 from embedkit.encoders import ModelFolder
 from embedkit.errors import DataError
 from embedkit.estimators.start import Start, base_said
+from embedkit.evaluation.finetuned import VALIDATION
 from embedkit.evaluation.judged import TRAIN
 from embedkit.evaluation.plots import learning_figure, save_png
 from embedkit.runtime.manifest import ENCODER
@@ -36,7 +37,6 @@ from embedkit.training.mlm import (
 from embedkit.training.rows import JUDGED
 from embedkit.training.settings import TuneSettings
 
-VALIDATION = "validation"
 _SHARE = 0.1  # of the distinct texts, where there is no validation split
 _VERSIONS = ("embedkit", "numpy", "tokenizers", "torch", "transformers", "accelerate")
 # settings that have no meaning here
@@ -178,7 +178,7 @@ def masked_data(splits: Mapping[str, Split], start: Start, masks: MaskSettings, 
     for name in (TRAIN, VALIDATION):
         split = splits[name]
         texts = cast("list[str]", split.inputs)
-        rows, truncated[name] = masked_rows(start.tokenizer, texts, vocabulary, masks, seed=seed, types=False)
+        rows, truncated[name] = masked_rows(start.tokenizer, texts, vocabulary, masks, seed=seed)
         found[name] = rows
         if not len(rows):
             raise DataError(

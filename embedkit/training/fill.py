@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from embedkit.encoders import ModelFolder
-from embedkit.encoders.torch_encoder import quiet, resolve_device, takes_types
+from embedkit.encoders.torch_encoder import resolve_device, takes_types
 from embedkit.errors import ModelError, UsageError
 from embedkit.runtime.tokens import Tokenizer
-from embedkit.training.mlm import mask_tokens, open_masked
+from embedkit.training.mlm import mask_tokens, open_masked, open_tokenizer
 from embedkit.training.rows import padded_inputs
 
 MASKS = ("[MASK]", "<mask>")  # how models write it; each is taken for either
@@ -59,10 +58,7 @@ class MaskFiller:
         self._mask_id, self._tokenizer = vocabulary.mask_id, tokenizer
         self._device = resolve_device(device)
         self._model = opened.model.to(self._device).eval()
-        with quiet():
-            self._theirs = AutoTokenizer.from_pretrained(
-                folder.path, trust_remote_code=False, local_files_only=True
-            )
+        self._theirs = open_tokenizer(folder)
 
     def fill(self, text: str, top: int) -> list[list[Guess]]:
         """Return the likeliest words of each masked place, in the order of the text.

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.errors import UsageError
-from embedkit.runtime.tokens import Text, Tokenizer, Tokens
+from embedkit.runtime.texts import chunks_of
+from embedkit.runtime.tokens import Tokenizer, Tokens
 from embedkit.training.rows import IGNORED, padded_inputs
 
 Mask: TypeAlias = Literal["token", "whole-word"]
@@ -90,8 +91,6 @@ class MaskedRows:
         Probability of each unit to be hidden, so that the same share of tokens is expected.
     seed : int
     pad_id : int
-    types : bool
-        Whether the model tells token types apart.
     """
 
     tokens: Tokens
@@ -100,14 +99,13 @@ class MaskedRows:
     share: float
     seed: int
     pad_id: int
-    types: bool
 
     def __len__(self) -> int:
         return len(self.tokens.lengths)
 
     def inputs(self, rows: NDArray[np.int64], epoch: int) -> dict[str, NDArray[Any]]:
         """Return ids with masks, attention mask, and the hidden tokens as labels, each (B, L)."""
-        given = padded_inputs(self.tokens, rows, self.pad_id, types=self.types)
+        given = padded_inputs(self.tokens, rows, self.pad_id, types=False)
         ids = given["input_ids"]
         labels = np.full_like(ids, IGNORED)
         for place, row in enumerate(rows.tolist()):
@@ -136,24 +134,21 @@ class MaskedRows:
 
 def masked_rows(
     tokenizer: Tokenizer,
-    texts: Sequence[Text],
+    texts: Sequence[str],
     vocabulary: MaskTokens,
     settings: MaskSettings,
     *,
     seed: int,
-    types: bool,
 ) -> tuple[MaskedRows, float]:
     """Tokenise texts for masking; those without a token that could be hidden make no row.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-    texts : sequence of str or of (str, str)
+    texts : sequence of str
     vocabulary : MaskTokens
     settings : MaskSettings
     seed : int
-    types : bool
-        Whether the model tells token types apart.
 
     Returns
     -------
@@ -161,8 +156,7 @@ def masked_rows(
     truncated : float
         Share of the texts that lost tokens; 0 where they are packed.
     """
-    found = tokenizer.number_words(texts, windows=settings.pack)
-    tokens, words = found.tokens, found.words
+    tokens, words = _numbered(tokenizer, texts, windows=settings.pack)
     if settings.pack:
         tokens, words = _packed(tokens, words, tokenizer.max_length, vocabulary.join_id)
     never = (words < 0) | np.isin(tokens.ids, vocabulary.special)
@@ -171,7 +165,29 @@ def masked_rows(
     units = np.where(never, -1, words)
     truncated = float(tokens.truncated.mean()) if len(tokens.truncated) else 0.0
     kept, units = _maskable(tokens, units)
-    return MaskedRows(kept, units, vocabulary, settings.share, seed, tokenizer.pad_id, types), truncated
+    return MaskedRows(kept, units, vocabulary, settings.share, seed, tokenizer.pad_id), truncated
+
+
+def _numbered(tokenizer: Tokenizer, texts: Sequence[str], *, windows: bool) -> tuple[Tokens, NDArray[np.int64]]:
+    """Return the tokens of all texts and their words, in runs: the backend's take much memory."""
+    runs = list(chunks_of(texts))
+    found = [tokenizer.number_words(texts[run], windows=windows) for run in runs]
+    tokens = [each.tokens for each in found]
+    lengths = _joined([each.lengths for each in tokens])
+    laid = Tokens(
+        _joined([each.ids for each in tokens]).astype(np.int32),
+        None,
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        _joined([run.start + each.rows for run, each in zip(runs, tokens, strict=True)]),
+        _joined([each.truncated for each in tokens]).astype(bool),
+        _joined([each.content for each in tokens]),
+    )
+    return laid, _joined([each.words for each in found])
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """Concatenate parts, of which there may be none."""
+    return np.concatenate([np.array([], np.int64), *parts]).astype(np.int64)
 
 
 def _maskable(tokens: Tokens, units: NDArray[np.int64]) -> tuple[Tokens, NDArray[np.int64]]:
@@ -180,10 +196,9 @@ def _maskable(tokens: Tokens, units: NDArray[np.int64]) -> tuple[Tokens, NDArray
     keep = np.bincount(of[units >= 0], minlength=len(tokens.lengths)) > 0
     there = keep[of]
     lengths = tokens.lengths[keep]
-    types = None if tokens.type_ids is None else tokens.type_ids[there]
     kept = Tokens(
         tokens.ids[there],
-        types,
+        None,
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         np.arange(len(lengths)),
         np.zeros(len(lengths), bool),
@@ -215,14 +230,14 @@ def _packed(
     ]
     lengths = np.array([len(part) for part in parts], np.int64)
     laid = Tokens(
-        np.concatenate([np.array([], np.int32), *parts]).astype(np.int32),
+        _joined(parts).astype(np.int32),
         None,
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         np.arange(len(parts)),
         np.zeros(len(parts), bool),
         each,
     )
-    return laid, np.concatenate([np.array([], np.int64), *numbered]).astype(np.int64)
+    return laid, _joined(numbered)
 
 
 def _around(tokens: Tokens, words: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

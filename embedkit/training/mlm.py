@@ -130,7 +130,7 @@ def open_masked(folder: ModelFolder, seed: int) -> MaskedModel:
         transformers has no such head for this family or cannot open the folder, or the encoder's weights are not
         whole.
     """
-    config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+    config = _opened(AutoConfig, folder, "configuration")
     if type(config) not in AutoModelForMaskedLM._model_mapping:
         raise ModelError(
             f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head "
@@ -169,6 +169,20 @@ def pooler_of(folder: ModelFolder, model: Any) -> dict[str, torch.Tensor]:  # no
     }
 
 
+def open_tokenizer(folder: ModelFolder) -> Any:  # noqa: ANN401 - one of many classes
+    """Open a tokenizer as transformers does; `ModelError` where it cannot."""
+    return _opened(AutoTokenizer, folder, "tokenizer")
+
+
+def _opened(auto: Any, folder: ModelFolder, what: str) -> Any:  # noqa: ANN401
+    with quiet():
+        try:
+            return auto.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # it and its classes raise many kinds
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{folder.path}: transformers cannot open this {what}: {reason}") from error
+
+
 def mask_tokens(folder: ModelFolder, tokenizer: Tokenizer) -> tuple[str, MaskTokens]:
     """Return how a model writes its mask token, and what masking must know of the vocabulary.
 
@@ -177,12 +191,7 @@ def mask_tokens(folder: ModelFolder, tokenizer: Tokenizer) -> tuple[str, MaskTok
     ModelError
         The tokenizer has no mask token, none that could stand between texts, or more tokens than the model.
     """
-    with quiet():
-        try:
-            theirs = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
-        except Exception as error:  # it and its classes raise many kinds
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{folder.path}: transformers cannot open this tokenizer: {reason}") from error
+    theirs = open_tokenizer(folder)
     if theirs.mask_token_id is None or tokenizer.name(theirs.mask_token_id) != theirs.mask_token:
         raise ModelError(
             f"{folder.resolved.name} has no mask token; choose an encoder that was trained on masked words"
@@ -325,7 +334,7 @@ def adapt_model(
     place, say = place or Place(), say or (lambda line: None)
     start = None if place.folder is None else place.folder / START
     tokenizer = TokenizerFiles(folder.path)
-    loss = cross_entropy(None, settings.label_smoothing)
+    loss = cross_entropy(None, 0.0)
     task = Task(loss, _judge, folder.resolved.name, max_length, _sums, masked_only, tokenizer)
     found = _kept_start(start, folder, settings.seed) if start is not None and place.resume else None
     if found is None:
