@@ -1586,10 +1586,11 @@ def test_the_packaged_model_s_artifact(tmp_path: Path) -> None:
 
 
 def test_the_public_names() -> None:
-    assert dir(embedkit) == ["EmbeddingClassifier", "TextEncoder", "__version__", "load"]
+    assert dir(embedkit) == ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "__version__", "load"]
     assert sorted(embedkit.__all__) == dir(embedkit)
-    from embedkit.estimators import embedding_classifier, text_encoder
+    from embedkit.estimators import embedding_classifier, finetuned_classifier, text_encoder
 
+    assert embedkit.FineTunedClassifier is finetuned_classifier.FineTunedClassifier
     assert embedkit.TextEncoder is text_encoder.TextEncoder
     assert embedkit.EmbeddingClassifier is embedding_classifier.EmbeddingClassifier
     assert not hasattr(embedkit, "Encoder")
@@ -1603,7 +1604,7 @@ import sys
 before = set(sys.modules)
 import embedkit
 new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
-embedkit.TextEncoder, embedkit.EmbeddingClassifier, embedkit.load
+embedkit.TextEncoder, embedkit.EmbeddingClassifier, embedkit.FineTunedClassifier, embedkit.load
 print(sorted(new), "torch" in sys.modules, "transformers" in sys.modules)
 """
     assert python(code) == "['embedkit'] False False"
@@ -1615,15 +1616,16 @@ def test_a_missing_package_is_named_with_its_extra(blocked: str) -> None:
 import sys
 sys.modules[sys.argv[1]] = None
 import embedkit
-for ask in (lambda: embedkit.TextEncoder, lambda: embedkit.EmbeddingClassifier, lambda: embedkit.load("x")):
+names = ("TextEncoder", "EmbeddingClassifier", "FineTunedClassifier")
+for ask in (*names, "load"):
     try:
-        ask()
+        getattr(embedkit, ask) if ask in names else embedkit.load("x")
     except embedkit.errors.MissingExtraError as error:
         print(error)
 """
     said = python(code, blocked).splitlines()
-    names = ("embedkit.TextEncoder", "embedkit.EmbeddingClassifier", "embedkit.load")
-    assert [line.partition(" needs ")[0] for line in said] == list(names)
+    names = ("TextEncoder", "EmbeddingClassifier", "FineTunedClassifier", "load")
+    assert [line.partition(" needs ")[0] for line in said] == [f"embedkit.{name}" for name in names]
     assert all(f"the package {blocked!r}" in line and "pip install 'embedkit[train]'" in line for line in said)
 
 

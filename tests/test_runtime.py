@@ -91,7 +91,7 @@ def sentences(most: int = 12) -> st.SearchStrategy[str]:
 def test_ids_and_types_are_the_backends(folder_of: Callable[[str], Path], family: str) -> None:
     path = folder_of(family) / "tokenizer.json"
     backend, tokenizer = backend_of(path), open_(path)
-    texts = [t for t in (*tokens_module._PROBE_WORDS, *ODD, sentence(40)) if backend.encode(t).ids]
+    texts = [t for t in (*tokens_module.PROBE_WORDS, *ODD, sentence(40)) if backend.encode(t).ids]
     expected = backend.encode_batch(texts)
     assert ids_of(tokenizer.encode(texts)) == [e.ids for e in expected]
     assert tokenizer.encode(texts).type_ids is None
@@ -143,7 +143,7 @@ def test_truncation_is_the_one_of_the_backend(
 
 
 def test_the_fast_way_of_the_backend_gives_the_same_ids(folder_of: Callable[[str], Path]) -> None:
-    texts = [*tokens_module._PROBE_WORDS, *ODD]
+    texts = [*tokens_module.PROBE_WORDS, *ODD]
     for family in FAMILIES:
         backend = backend_of(folder_of(family) / "tokenizer.json")
         slow, fast = backend.encode_batch(texts), backend.encode_batch_fast(texts)
@@ -208,7 +208,7 @@ def test_the_short_window_stands_where_truncation_would_cut(bert: Path, side: Si
 @pytest.mark.parametrize("family", [*FAMILIES, "gpt2"])
 def test_windows_of_texts_that_fit_are_the_texts(folder_of: Callable[[str], Path], family: str) -> None:
     tokenizer = open_(folder_of(family) / "tokenizer.json")
-    texts = [*tokens_module._PROBE_WORDS, *ODD]
+    texts = [*tokens_module.PROBE_WORDS, *ODD]
     assert ids_of(tokenizer.encode(texts, windows=True)) == ids_of(tokenizer.encode(texts))
 
 
@@ -315,7 +315,7 @@ def test_types_of_arrays(bert: Path) -> None:
 
 
 def test_the_probe_is_64_strings() -> None:
-    assert len(set(tokens_module._PROBE_WORDS)) == len(tokens_module._PROBE_WORDS) == 64
+    assert len(set(tokens_module.PROBE_WORDS)) == len(tokens_module.PROBE_WORDS) == 64
 
 
 def test_the_probe_tells_tokenizers_apart(folder_of: Callable[[str], Path]) -> None:

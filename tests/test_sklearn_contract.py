@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 from joblib.externals import loky
 from numpy.typing import NDArray
 from sklearn import config_context
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import DataConversionWarning
@@ -42,8 +41,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
 from torch.utils.data import DataLoader
 
 import embedkit
@@ -55,7 +52,17 @@ from embedkit.errors import DataError, UsageError
 from embedkit.heads.table import HEADS
 from embedkit.runtime.tokens import Tokens
 from embedkit.store import files
-from tests.tiny_models import make_encoder, make_sentence_transformer
+from tests.number_face import (
+    FURTHER,
+    NumberFace,
+    Numeric,
+    complaints,
+    digits_of,
+    make_number_model,
+    read_numbers,
+    spell,
+)
+from tests.tiny_models import make_sentence_transformer
 
 Floats = NDArray[np.floating[Any]]
 
@@ -86,17 +93,14 @@ def logreg(**how: object) -> LogisticRegression:
 
 # ------------------------------------------------------------------------ scikit-learn's checks: a face of numbers
 
-WIDTH = 32
-
 
 class Reader:
-    """Reads back the numbers that a text spells, and adds a 1: an encoder gives zeros to no text."""
+    """Reads back the numbers that texts spell."""
 
     overlaps = False
 
     def __init__(self, folder: ModelFolder) -> None:
-        vocabulary = json.loads((folder.path / "tokenizer.json").read_text())["model"]["vocab"]
-        self.digits = {vocabulary[digit]: digit for digit in "0123456789abcdef"}
+        self.digits = digits_of(folder.path)
 
     def run(
         self,
@@ -107,31 +111,9 @@ class Reader:
         threads: int | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         for windows in batches:
-            read = [self.vector(tokens.ids[tokens.offsets[w] : tokens.offsets[w + 1]]) for w in windows]
-            yield windows, np.stack([np.stack(read)] * len(views))
-
-    def vector(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        spelt = "".join(self.digits.get(token, "") for token in ids.tolist())
-        numbers = np.frombuffer(bytes.fromhex(spelt), np.float64)
-        return np.concatenate([numbers, np.zeros(WIDTH - 1 - len(numbers)), [1]]).astype(np.float32)
-
-
-def spell(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[str] | pd.Series:
-    """Return rows of numbers as texts, after what every estimator of numbers asks of them."""
-    if not reset:
-        check_is_fitted(estimator)
-    numbers = validate_data(estimator, X, reset=reset, dtype=np.float64)
-    texts = [" ".join(row.tobytes().hex()) for row in numbers]
-    return pd.Series(texts, index=X.index) if isinstance(X, pd.DataFrame) else texts
-
-
-class Numeric:
-    """Says that rows of numbers are taken."""
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
-        tags.input_tags.two_d_array, tags.input_tags.string = True, False
-        return tags
+            spelt = (tokens.ids[tokens.offsets[w] : tokens.offsets[w + 1]] for w in windows)
+            read = np.stack([read_numbers(ids, self.digits) for ids in spelt]).astype(np.float32)
+            yield windows, np.stack([read] * len(views))
 
 
 class NumberEncoder(Numeric, TextEncoder):
@@ -145,36 +127,17 @@ class NumberEncoder(Numeric, TextEncoder):
         return super().transform(spell(self, X, reset=False))
 
 
-def has(method: str) -> Callable[[NumberClassifier], bool]:
-    return lambda classifier: hasattr(super(NumberClassifier, classifier), method)
-
-
-class NumberClassifier(Numeric, EmbeddingClassifier):
-    """`EmbeddingClassifier` of numbers; labels, parameters and answers pass as they are."""
+class NumberClassifier(NumberFace, EmbeddingClassifier):
+    """`EmbeddingClassifier` of numbers."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NumberClassifier:
         super().fit(spell(self, X, reset=True), y, sample_weight=sample_weight)
         return self
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        return super().predict(spell(self, X, reset=False))
-
-    @available_if(has("predict_proba"))
-    def predict_proba(self, X: Any) -> Floats:
-        return super().predict_proba(spell(self, X, reset=False))
-
-    @available_if(has("decision_function"))
-    def decision_function(self, X: Any) -> Floats:
-        return super().decision_function(spell(self, X, reset=False))
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        return super().score(X if self._form == "one" else spell(self, X, reset=False), y, sample_weight)
-
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that takes 31 numbers: 16 digits, so 16 tokens each."""
-    return str(make_encoder(tmp_path_factory.mktemp("numbers") / "m", "bert", layers=1, positions=512))
+    return make_number_model(tmp_path_factory.mktemp("numbers") / "m")
 
 
 @pytest.fixture
@@ -200,11 +163,6 @@ EXPECTED: dict[str, dict[str, str]] = {
         ),
     },
 }
-# scikit-learn runs these on its own estimators alone: they ask for more than it asks of others.
-FURTHER = [
-    estimator_checks.check_dataframe_column_names_consistency,
-    estimator_checks.check_inplace_ensure_writeable,
-]
 OF_TRANSFORMERS = [
     estimator_checks.check_get_feature_names_out_error,
     estimator_checks.check_transformer_get_feature_names_out,
@@ -213,16 +171,6 @@ OF_TRANSFORMERS = [
     estimator_checks.check_set_output_transform_pandas,
     estimator_checks.check_global_output_transform_pandas,
 ]
-
-
-def complaints(results: Sequence[Mapping[str, Any]], listed: Mapping[str, str]) -> list[str]:
-    """Say what is wrong with the checks' results: a failure that is not listed, a list that is not true."""
-    states = {name: [r["status"] for r in results if r["check_name"] == name] for name in listed}
-    wrong = [f"{r['check_name']}: {r['exception']!r}" for r in results if r["status"] in ("failed", "skipped")]
-    wrong += [f"{name} is listed, but does not fail" for name, states in states.items() if "xfail" not in states]
-    wrong += [f"{name} has no reason" for name, reason in listed.items() if not reason.endswith(".")]
-    wrong += ["more than eight are listed"] if len(listed) > 8 else []
-    return wrong
 
 
 @pytest.mark.filterwarnings("ignore:X .* feature names:UserWarning")  # where a check mixes frames and arrays

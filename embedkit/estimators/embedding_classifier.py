@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,16 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from embedkit.artifact import staged
-from embedkit.data import LabelCodec, class_counts, groups_of, require_classes
+from embedkit.data import LabelCodec, groups_of
 from embedkit.encoders.settings import Engine
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import UsageError
 from embedkit.estimators.explain import Explanation, explain_text
 from embedkit.estimators.frozen import (
     FrozenClassifier,
@@ -28,11 +27,11 @@ from embedkit.estimators.frozen import (
     head_settings,
     load_frozen,
 )
-from embedkit.estimators.inputs import Form, Targets, as_inputs, as_targets, as_weights
+from embedkit.estimators.inputs import Form, Targets, as_weights, indicator_form
 from embedkit.estimators.own_head import OwnHead, check_own_head, fit_own_head
+from embedkit.estimators.text_classifier import TextClassifier, as_labelled, check_learnable, plain
 from embedkit.estimators.text_encoder import TextEncoder
 from embedkit.heads import Decision, Head, HeadSpec, fit_decided, head_from_estimator
-from embedkit.heads.fit import check_targets
 from embedkit.heads.spec import gives_probabilities, takes_weights
 from embedkit.heads.table import HEADS
 from embedkit.runtime.decide import Thresholds
@@ -46,7 +45,6 @@ _OF_NAMED_HEADS = {
     "thresholds": None,
     "positive_label": None,
 }
-_INDICATOR = re.compile("bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 def _answers(method: str) -> Callable[[EmbeddingClassifier], bool]:
@@ -63,7 +61,7 @@ def _answers(method: str) -> Callable[[EmbeddingClassifier], bool]:
     return check
 
 
-class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class EmbeddingClassifier(TextClassifier):
     """Frozen transformer features with a classical head.
 
     Parameters
@@ -200,16 +198,12 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         UsageError
             A parameter is not allowed. Before anything is encoded.
         """
-        inputs, targets = as_inputs(X), as_targets(y)
-        if len(inputs) != len(targets.values):
-            raise DataError(
-                f"X has {len(inputs):,} rows, y has {len(targets.values):,}; they must be equally many"
-            )
+        inputs, targets = as_labelled(X, y)
         weights = as_weights(sample_weight, len(inputs))
         codec = targets.codec()
         codes = targets.encode(codec)
         weighing = slice(None) if weights is None else np.flatnonzero(weights)
-        _check_learnable(codec, codes[weighing])
+        check_learnable(codec, codes[weighing])
         spec = self._spec(codec, weighted=weights is not None)
         decision = self._decision(codec, several=targets.several)
         encoder = self._new_encoder()
@@ -253,32 +247,19 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Be fitted with this encoder and `head_`, and answer in y's form."""
         self.encoder_ = encoder
         self.notes_ = notes
-        self.classes_ = codec.decode(np.arange(len(codec)))
-        self._order = np.arange(len(codec))
-        if form == "one":
-            self.classes_, self._order = np.unique(self.classes_, return_index=True)
-        self._codec, self._thresholds, self._form, self._dtype = codec, thresholds, form, dtype
-        self._about = dict(about)
+        self._thresholds, self._about = thresholds, dict(about)
+        self._learn_labels(codec, form, dtype)
         return self
 
     def _spec(self, codec: LabelCodec, *, weighted: bool) -> HeadSpec | None:
         """Return the head to fit; None for one of the user's own."""
-        if isinstance(self.random_state, bool) or not isinstance(self.random_state, int | np.integer):
-            raise UsageError(f"random_state is {self.random_state!r}; it must be an integer: the artifact says it")
+        seed = self._seed()
         if not isinstance(self.head, str):
             check_own_head(self.head, weighted=weighted)
             self._check_nothing_is_ignored()
             return None
-        params = {name: _plain(value) for name, value in dict(self.head_params or {}).items()}
-        weights = self.class_weight
-        if isinstance(weights, Mapping):
-            weights = {_name(codec, label): _plain(weight) for label, weight in weights.items()}
-            unknown = sorted(set(weights) - set(codec.names))
-            if unknown:
-                raise UsageError(
-                    f"class_weight names unknown labels: {', '.join(unknown)}; known: {', '.join(codec.names)}"
-                )
-        spec = HeadSpec(self.head, self.scale, weights, params, int(self.random_state))
+        params = {name: plain(value) for name, value in dict(self.head_params or {}).items()}
+        spec = HeadSpec(self.head, self.scale, self._weights_by_name(codec), params, seed)
         if weighted and not takes_weights(self.head):
             raise UsageError(f"sample_weight was given, but {self.head} takes none; take a head that does")
         return spec
@@ -333,19 +314,8 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         by = head.predict_proba if self._thresholds.on == "probability" else head.decision_function
         return self._thresholds.decide(by(features), multi_label=self._form != "one")
 
-    def predict(self, X: Any) -> Any:  # noqa: N803, ANN401 - in y's form
-        """Return the labels of each text, in the form and dtype of y.
-
-        Returns
-        -------
-        ndarray, shape (n,), or list of lists, or ndarray, shape (n, L)
-            The most probable label, or the one that the threshold decides for; or a list of labels a text; or 0
-            and 1 for each column of y.
-        """
-        codes = self._codes(self._features(X))
-        if self._form == "one":
-            return self._codec.decode(codes)
-        return self._codec.decode_sets(codes) if self._form == "sets" else codes.astype(self._dtype)
+    def _codes_of(self, X: Any) -> NDArray[Any]:  # noqa: N803, ANN401
+        return self._codes(self._features(X))
 
     @available_if(_answers("predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:  # noqa: N803, ANN401
@@ -362,27 +332,7 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not len(features):
             two = self._form == "one" and len(self.classes_) == 2
             return np.empty((0,) if two else (0, len(self.classes_)))
-        scores = self._head().decision_function(features)
-        if scores.ndim == 1:
-            return scores if self._order[0] == 0 else -scores
-        return scores[:, self._order] if scores.shape[1] == len(self._order) else scores
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803, ANN401
-        """Return the share of rows whose label, or all of whose labels, are predicted right.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As for `fit`; y in any form that says the same. A label that was not learnt counts as wrong.
-        """
-        check_is_fitted(self, "head_")
-        if self._form == "one":
-            return float(super().score(X, y, sample_weight))
-        targets, codes = as_targets(y), self._codes(self._features(X))
-        if len(codes) != len(targets.values):
-            raise DataError(f"X has {len(codes):,} rows, y has {len(targets.values):,}; they must be equally many")
-        right = targets.equal(self._codec, codes)
-        return float(np.average(right, weights=as_weights(sample_weight, len(codes))))
+        return self._in_order(self._head().decision_function(features))
 
     def explain(self, text: Any) -> Explanation:  # noqa: ANN401 - checked
         """Take the scores of one text, or of one pair, apart into what each word adds to them.
@@ -481,15 +431,11 @@ class EmbeddingClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         loaded.head_ = frozen.head
         fitted: TextEncoder = clone(encoder)
         fitted._adopt(frozen.extractor, frozen.kind)
-        dtype = head.get("indicator")
-        known = isinstance(dtype, str) and _INDICATOR.fullmatch(dtype)
-        form: Form = "one" if not frozen.multi_label else "indicator" if known else "sets"
-        return loaded._adopt(fitted, frozen.codec, [], frozen.about, frozen.thresholds, form, str(dtype))
+        form, dtype = indicator_form(head.get("indicator")) if frozen.multi_label else ("one", "")
+        return loaded._adopt(fitted, frozen.codec, [], frozen.about, frozen.thresholds, form, dtype)
 
     def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
         own = None if isinstance(self.head, str) else getattr(get_tags(self.head), "classifier_tags", None)
         tags.classifier_tags.multi_label = isinstance(self.head, str) or bool(own and own.multi_label)
         return tags
@@ -500,14 +446,6 @@ def _positive_of(frozen: FrozenClassifier) -> Any:  # noqa: ANN401 - a label
     if frozen.thresholds is None or frozen.multi_label:
         return None
     return frozen.codec.classes[frozen.thresholds.positive]
-
-
-def _check_learnable(codec: LabelCodec, codes: NDArray[Any]) -> None:
-    """Raise `DataError` unless rows differ in their labels."""
-    if codes.ndim == 1:
-        require_classes(class_counts(codec.decode(codes)), "y")
-    else:
-        check_targets(codes, len(codes), codec.names)
 
 
 def _said(notes: list[str]) -> list[str]:
@@ -528,13 +466,3 @@ def _array(features: Any) -> NDArray[np.float32]:  # noqa: ANN401 - whatever sci
     """Return features as an array, also where scikit-learn is told to make frames."""
     array: NDArray[np.float32] = features.to_numpy() if hasattr(features, "to_numpy") else features
     return array
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any value
-    """Return NumPy's numbers as Python's, which is what a grid of parameters means by them."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _name(codec: LabelCodec, label: Any) -> str:  # noqa: ANN401 - any label
-    """Return how a label is printed, also one that only equals it, such as 1 for 1.0."""
-    return codec.names[codec.classes.index(label)] if label in codec.classes else str(label)

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from embedkit.artifact import staged
-from embedkit.data import LabelCodec, class_counts, groups_of, holdout, require_classes
-from embedkit.errors import DataError, UsageError
-from embedkit.estimators.inputs import Form, as_inputs, as_targets, as_weights, kind_of
-from embedkit.estimators.start import Start, base_said, open_start, settings_said
+from embedkit.data import LabelCodec, groups_of, holdout
+from embedkit.encoders import EncoderSettings
+from embedkit.errors import UsageError
+from embedkit.estimators.frozen import Predictions
+from embedkit.estimators.inputs import Form, Targets, as_inputs, indicator_form, kind_of
+from embedkit.estimators.start import TokenizerSettings, base_said, open_start, settings_said
+from embedkit.estimators.text_classifier import TextClassifier, as_labelled, check_learnable, plain
 from embedkit.estimators.tuned import TunedClassifier, load_tuned
-from embedkit.heads.fit import check_targets
-from embedkit.runtime.tokens import Text
+from embedkit.metrics.scores import check_metric
+from embedkit.runtime.tokens import PROBE_WORDS, Text
 from embedkit.training.settings import Precision, TuneSettings
 
-_SAMPLE = 64  # inputs on which transformers' tokenizer is compared with ours, kept for `save`
+# What is called alike here, in `TuneSettings` and in a manifest; a number of NumPy means Python's.
+_TOLD = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "freeze", "label_smoothing",
+         "precision", "accumulation")  # fmt: skip
+_OF_EVALUATION = ("metric", "patience")
+# On which transformers' tokenizer is compared with ours: rows of the user would be kept until then.
+_ALIKE: dict[str, list[Text]] = {"text": [*PROBE_WORDS], "pair": [*PROBE_WORDS, ("hello world", "Hello, World!")]}
 
 
-class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FineTunedClassifier(TextClassifier):
     """A pre-trained transformer with a new head, fine-tuned on texts or pairs, all of it or the upper blocks.
 
     Parameters
@@ -43,12 +50,14 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     max_length : int, optional
         Most tokens of a text. Default: the model's.
     class_weight : None, "balanced" or mapping of label to weight
+        Labels as y has them.
     label_smoothing : float, default 0
     validation_fraction : float, optional
         Part of the rows that is held out, stratified and with equal texts together; the weights of the best
         evaluation on it are kept. Default: none, and the last weights are.
-    metric : str, optional
-        By which the best is chosen; see `embedkit.metrics.scores`.
+    metric : {"accuracy", "macro-f1", "mcc", "micro-f1", "subset-accuracy"}, optional
+        By which the best is chosen. Default: accuracy; micro-F1 where a row has several labels, which has macro-F1
+        and subset accuracy beside it.
     patience : int, optional
         Stop after so many epochs without a better one.
     precision : {"auto", "float32", "bfloat16", "float16"}, default "auto"
@@ -66,13 +75,25 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     classes_ : ndarray, shape (C,)
-        Labels, in y's dtype and in the order of `numpy.unique`. Of an indicator the names or numbers of its
-        columns, in their order.
+        Labels, in y's dtype and in the order of `numpy.unique`, also those of an artifact that the command line
+        wrote. Of an indicator the names or numbers of its columns, in their order.
+    classifier_ : embedkit.estimators.tuned.TunedClassifier
+        Model, tokenizer and labels, in memory: files that change after `fit` change no answer.
     history_ : list of dict
-        A row for each evaluation.
+        A row for each evaluation; empty without `validation_fraction`.
     parts_ : tuple of embedkit.training.parts.PartCount
         What was trained and what was frozen.
     notes_ : list of str
+        What is worth knowing of the fit. Like `history_` and `parts_` it is empty after `load`.
+
+    Notes
+    -----
+    Where a row has several labels: scikit-learn's splitters and scorers know indicators, not lists of labels; for
+    lists give them ``cv=KFold(...)``, and let `score` judge. An artifact of ``embedkit finetune`` answers with
+    lists; one that `save` wrote after an indicator answers with an indicator.
+
+    The same data, parameters and machine give the same weights, and chance of the process (Python's, NumPy's,
+    torch's) goes on as if there had been no `fit`. Fits in several threads take turns.
 
     Examples
     --------
@@ -146,22 +167,20 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Lengths differ, a row is no text or has no label, or there is only one class. All before a model is
             opened.
         UsageError
-            A parameter is not allowed.
+            A parameter is not allowed; before a model is opened, unless it is the model that does not allow it.
+        ModelError, InputMissingError, HubError
+            The model cannot be opened, or transformers has no classifier of its family.
         TrainingError
-            The loss is no number, or memory is full.
+            The loss is no number, or memory is full. What an earlier `fit` left stays.
         """
         from embedkit.training.sequence import Labelled, tune_sequence
 
-        inputs, targets = as_inputs(X), as_targets(y)
-        if len(inputs) != len(targets.values):
-            raise DataError(
-                f"X has {len(inputs):,} rows, y has {len(targets.values):,}; they must be equally many"
-            )
+        inputs, targets = as_labelled(X, y)
         codec = targets.codec()
         codes = targets.encode(codec)
-        _check_learnable(codec, codes)
-        settings = self._settings(codec)
-        start = open_start(str(self.model), revision=self.revision, max_length=self.max_length)
+        check_learnable(codec, codes)
+        settings = self._settings(codec, codes)
+        start = open_start(self.model, revision=self.revision, max_length=plain(self.max_length))
         learnt, held = self._held_out(inputs, codec, codes)
         tuned = tune_sequence(
             start.folder,
@@ -171,40 +190,60 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             Labelled([inputs[row] for row in held], codes[held]) if len(held) else None,
             settings,
         )
-        about = {"base": base_said(start), "seed": settings.seed, "settings": settings_said(settings, tuned)}
-        kind = kind_of(inputs)
-        found = TunedClassifier(tuned.model, start.tokenizer, codec, kind, targets.several, about)
+        said = {**settings_said(settings, tuned), **self._own_settings(targets)}
+        about = {"base": base_said(start), "seed": settings.seed, "settings": said}
+        found = TunedClassifier(tuned.model, start.tokenizer, codec, kind_of(inputs), targets.several, about)
+        found.device, found.threads = settings.device, settings.threads
+        kept = TokenizerSettings.of(start.folder)
         self.parts_, self.history_, self.notes_ = tuned.parts, tuned.trained.history, tuned.notes
-        self._start, self._sample = start, inputs[:_SAMPLE]
-        return self._adopt(found, targets.form, targets.dtype)
+        return self._adopt(found, kept, targets.form, targets.dtype)
 
-    def _settings(self, codec: LabelCodec) -> TuneSettings:
-        """Return the parameters as training takes them, checked."""
-        weights = self.class_weight
-        if isinstance(weights, Mapping):
-            weights = {_name(codec, label): float(weight) for label, weight in weights.items()}
-        seed = self.random_state
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise UsageError(f"random_state is {seed!r}; it must be an integer: the artifact says it")
-        return TuneSettings(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup=self.warmup,
-            freeze=self.freeze,  # type: ignore[arg-type]  # TuneSettings reads it
-            class_weight=weights,  # type: ignore[arg-type]  # and checks it
-            label_smoothing=self.label_smoothing,
-            eval_strategy="no" if self.validation_fraction is None else "epoch",
-            metric=self.metric,
-            patience=self.patience,
-            precision=self.precision,
-            accumulation=self.accumulation,
-            seed=int(seed),
+    def _settings(self, codec: LabelCodec, codes: NDArray[Any]) -> TuneSettings:
+        """Return the parameters as training takes them, all checked that can be without a model."""
+        from embedkit.training.loop import check_told
+        from embedkit.training.losses import class_weights
+
+        weights: Any = self._weights_by_name(codec)
+        threads = plain(self.threads)
+        EncoderSettings(
+            self.model,
+            revision=self.revision,
+            max_length=plain(self.max_length),
             device=self.device,
-            threads=self.threads,
+            threads=threads,
+        )
+        if self.trainer_args is not None and not isinstance(self.trainer_args, Mapping):
+            raise UsageError(f"trainer_args is a {type(self.trainer_args).__name__}; it must be a mapping")
+        self._check_evaluation(several=codes.ndim == 2)
+        settings = TuneSettings(
+            **{name: plain(getattr(self, name)) for name in (*_TOLD, *_OF_EVALUATION)},
+            class_weight=weights,
+            eval_strategy="no" if self.validation_fraction is None else "epoch",
+            seed=self._seed(),
+            device=self.device,
+            threads=threads,
             arguments=dict(self.trainer_args or {}),
         )
+        class_weights(codes, weights, codec.names)
+        check_told(settings)
+        return settings
+
+    def _check_evaluation(self, *, several: bool) -> None:
+        """Refuse a share that is none, and what chooses where nothing is judged."""
+        share = plain(self.validation_fraction)
+        if share is None:
+            given = [name for name in _OF_EVALUATION if getattr(self, name) is not None]
+            if given:
+                raise UsageError(f"{' and '.join(given)}: nothing is judged without validation_fraction; give it")
+            return
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise UsageError(f"validation_fraction is {share!r}; it must be above 0 and below 1, or None")
+        check_metric(self.metric, multi_label=several)
+
+    def _own_settings(self, targets: Targets) -> dict[str, Any]:
+        """Return what a manifest says beside the training's settings, for `load`."""
+        form = {"indicator": targets.dtype} if targets.form == "indicator" else {}
+        return {"validation_fraction": plain(self.validation_fraction), **form}
 
     def _held_out(
         self, inputs: list[Text], codec: LabelCodec, codes: NDArray[Any]
@@ -213,51 +252,33 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.validation_fraction is None:
             return np.arange(len(inputs)), np.arange(0)
         labels = codec.decode_sets(codes) if codes.ndim == 2 else codec.decode(codes)
-        return holdout(labels, groups_of(inputs), self.validation_fraction, int(self.random_state))
+        return holdout(labels, groups_of(inputs), self.validation_fraction, self._seed())
 
-    def _adopt(self, found: TunedClassifier, form: Form, dtype: str) -> FineTunedClassifier:
+    def _adopt(
+        self, found: TunedClassifier, tokenizer: TokenizerSettings, form: Form, dtype: str
+    ) -> FineTunedClassifier:
         """Answer as `found`, in y's form."""
-        found.device, found.threads = self.device, self.threads
-        self.classes_ = found.codec.decode(np.arange(len(found.codec)))
-        self._order = np.arange(len(found.codec))
-        if form == "one":
-            self.classes_, self._order = np.unique(self.classes_, return_index=True)
-        self.classifier_, self._form, self._dtype = found, form, dtype
+        self.classifier_, self._tokenizer = found, tokenizer
+        self._learn_labels(found.codec, form, dtype)
         return self
 
-    def _answers(self, X: Any) -> tuple[NDArray[Any], NDArray[np.floating[Any]]]:  # noqa: N803, ANN401
+    def _predictions(self, X: Any) -> Predictions:  # noqa: N803, ANN401
         check_is_fitted(self, "classifier_")
-        found = self.classifier_.predict(as_inputs(X))
-        assert found.probabilities is not None
-        return found.codes, found.probabilities
+        return self.classifier_.predict(as_inputs(X))
 
-    def predict(self, X: Any) -> Any:  # noqa: N803, ANN401 - in y's form
-        """Return the labels of each text, in the form and dtype of y.
-
-        Returns
-        -------
-        ndarray, shape (n,), or list of lists, or ndarray, shape (n, L)
-        """
-        codes, _ = self._answers(X)
-        codec = self.classifier_.codec
-        if self._form == "one":
-            return codec.decode(codes)
-        return codec.decode_sets(codes) if self._form == "sets" else codes.astype(self._dtype)
+    def _codes_of(self, X: Any) -> NDArray[Any]:  # noqa: N803, ANN401
+        return self._predictions(X).codes
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:  # noqa: N803, ANN401
         """Return the probability of each class or label, shape (n, C), in the order of `classes_`."""
-        return self._answers(X)[1][:, self._order]
+        found = self._predictions(X).probabilities
+        assert found is not None
+        return found[:, self._order]
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803, ANN401
-        """Return the share of rows whose label, or all of whose labels, are predicted right."""
+    def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:  # noqa: N803, ANN401
+        """Return scores in log-odds: (n,) for two classes, above 0 means the second; else (n, C)."""
         check_is_fitted(self, "classifier_")
-        if self._form == "one":
-            return float(super().score(X, y, sample_weight))
-        targets, (codes, _) = as_targets(y), self._answers(X)
-        if len(codes) != len(targets.values):
-            raise DataError(f"X has {len(codes):,} rows, y has {len(targets.values):,}; they must be equally many")
-        right = targets.equal(self.classifier_.codec, codes)
-        return float(np.average(right, weights=as_weights(sample_weight, len(codes))))
+        return self._in_order(self.classifier_.scores(as_inputs(X))[0])
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write an artifact folder without pickle; `embedkit.load`, ``embedkit predict`` and transformers read it.
@@ -268,41 +289,51 @@ class FineTunedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             The folder is there and may not be overwritten.
         """
         check_is_fitted(self, "classifier_")
-        with staged(Path(folder), overwrite=overwrite) as stage:
-            self.classifier_.save(stage, self._start.folder, self._sample)
+        with staged(Path(folder), overwrite=overwrite) as stage, self._tokenizer.laid_out() as source:
+            self.classifier_.save(stage, source, _ALIKE[self.classifier_.kind])
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> FineTunedClassifier:
         """Open a folder that `save` or ``embedkit finetune`` wrote.
 
+        Its parameters are those of the training, so that `fit` would begin again from the same model; to go on
+        from the folder's weights, make an estimator with the folder as its `model`. Evaluation on rows of their
+        own, which ``embedkit finetune`` has and a parameter cannot say, is left out.
+
+        Parameters
+        ----------
+        folder : str or Path
+        device, threads
+            As for `FineTunedClassifier`.
+
         Raises
         ------
-        InputMissingError, ArtifactError
+        InputMissingError, ArtifactError, UsageError
             See `embedkit.estimators.tuned.load_tuned`.
         """
         found = load_tuned(Path(folder), device=device, threads=threads)
-        loaded = cls(Path(folder), random_state=int(found.about.get("seed", 42)), device=device, threads=threads)
+        loaded = cls(**_params_of(found), device=device, threads=threads)
         loaded.history_, loaded.notes_, loaded.parts_ = [], [], ()
-        loaded._start, loaded._sample = Start.of_folder(Path(folder), found.tokenizer), []
-        form: Literal["sets", "one"] = "sets" if found.multi_label else "one"
-        return loaded._adopt(found, form, "")
-
-    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's Tags
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.classifier_tags.multi_label = True
-        return tags
+        told = _mapping(found.about, "settings").get("indicator")
+        form, dtype = indicator_form(told) if found.multi_label else ("one", "")
+        return loaded._adopt(found, TokenizerSettings.of_path(Path(folder)), form, dtype)
 
 
-def _check_learnable(codec: LabelCodec, codes: NDArray[Any]) -> None:
-    """Raise `DataError` unless rows differ in their labels."""
-    if codes.ndim == 1:
-        require_classes(class_counts(codec.decode(codes)), "y")
-    else:
-        check_targets(codes, len(codes), codec.names)
+def _params_of(found: TunedClassifier) -> dict[str, Any]:
+    """Return the parameters that a manifest tells; `fit` checks them."""
+    base, settings = _mapping(found.about, "base"), _mapping(found.about, "settings")
+    judged = settings.get("validation_fraction") is not None
+    names = [*_TOLD, "class_weight", *(("validation_fraction", *_OF_EVALUATION) if judged else ())]
+    return {
+        "model": base.get("name"),
+        "revision": base.get("commit"),
+        "max_length": found.tokenizer.max_length,
+        "random_state": found.about.get("seed"),
+        "trainer_args": settings.get("arguments") or None,
+        **{name: settings[name] for name in names if name in settings},
+    }
 
 
-def _name(codec: LabelCodec, label: Any) -> str:  # noqa: ANN401 - any label
-    """Return how a label is printed, also one that only equals it, such as 1 for 1.0."""
-    return codec.names[codec.classes.index(label)] if label in codec.classes else str(label)
+def _mapping(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = about.get(name)
+    return value if isinstance(value, Mapping) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -67,6 +68,13 @@ def kind_of(inputs: Sequence[Text]) -> Literal["text", "pair"]:
 
 
 Form: TypeAlias = Literal["one", "sets", "indicator"]
+_INDICATOR = re.compile("bool|u?int(8|16|32|64)|float(16|32|64)")
+
+
+def indicator_form(dtype: object) -> tuple[Form, str]:
+    """Return the form of answers with several labels, and their dtype, from the one that an artifact may tell."""
+    known = isinstance(dtype, str) and _INDICATOR.fullmatch(dtype) is not None
+    return ("indicator", str(dtype)) if known else ("sets", "")
 
 
 @dataclass(frozen=True)
@@ -165,7 +173,7 @@ def as_targets(y: Any) -> Targets:  # noqa: ANN401 - any container
     for row, label in enumerate(values, start=1):
         _check_label(label, row)
     if column:
-        warnings.warn(_COLUMN.format(shape), DataConversionWarning, stacklevel=3)
+        warnings.warn(_COLUMN.format(shape), DataConversionWarning, stacklevel=4)  # who called fit
     return Targets("one", values)
 
 

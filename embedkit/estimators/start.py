@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.encoders import EncoderSettings, ModelFolder, make_recipe, read_folder
 from embedkit.encoders.tokenizer_file import tokenizer_file
+from embedkit.export.folder import TOKENIZER_SETTINGS
 from embedkit.hub import Resolved, resolve_model
 from embedkit.runtime.tokens import Side, Tokenizer
 from embedkit.store import FileDigests
@@ -36,20 +39,48 @@ class Start:
         digests = FileDigests(None)
         return [digests.sha256(path) for path in self.folder.weights]
 
+
+@dataclass(frozen=True, eq=False)
+class TokenizerSettings:
+    """What a folder says of its tokenizer to transformers, in memory: the folder may change, or stay behind.
+
+    Attributes
+    ----------
+    folder : ModelFolder
+    files : mapping of str to bytes
+    """
+
+    folder: ModelFolder
+    files: Mapping[str, bytes]
+
     @classmethod
-    def of_folder(cls, folder: Path, tokenizer: Tokenizer) -> Start:
-        """Return a start from a folder that is there, read by a tokenizer that is open."""
-        return cls(read_folder(Resolved(folder, str(folder), "folder")), tokenizer)
+    def of(cls, folder: ModelFolder) -> TokenizerSettings:
+        """Read them."""
+        there = [folder.path / name for name in TOKENIZER_SETTINGS if (folder.path / name).is_file()]
+        return cls(folder, {path.name: path.read_bytes() for path in there})
+
+    @classmethod
+    def of_path(cls, folder: Path) -> TokenizerSettings:
+        """Read those of a folder by its path."""
+        return cls.of(read_folder(Resolved(folder, str(folder), "folder")))
+
+    @contextmanager
+    def laid_out(self) -> Iterator[ModelFolder]:
+        """Put them into a folder for the length of a block."""
+        with tempfile.TemporaryDirectory(prefix="embedkit-") as path:
+            for name, data in self.files.items():
+                (Path(path) / name).write_bytes(data)
+            yield replace(self.folder, path=Path(path))
 
 
 def open_start(
-    model: str, *, revision: str | None = None, max_length: int | None = None, side: Side | None = None
+    model: str | Path, *, revision: str | None = None, max_length: int | None = None, side: Side | None = None
 ) -> Start:
     """Resolve a model to begin from, and its tokenizer.
 
     Parameters
     ----------
-    model : str
+    model : str or Path
         A packaged name, a folder or a hub id.
     revision : str, optional
     max_length : int, optional

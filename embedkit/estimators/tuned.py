@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from embedkit.artifact import installed, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.data.text import counted
-from embedkit.encoders import Extraction, ModelFolder, check_texts, read_folder
+from embedkit.encoders import EncoderSettings, Extraction, ModelFolder, check_texts, read_folder
 from embedkit.errors import ArtifactError, DataError, ModelError
 from embedkit.estimators.frozen import Predictions
 from embedkit.export.folder import write_tokenizer
@@ -66,6 +66,10 @@ class TunedClassifier:
     _progress: Callable[[int], None] | None = None
     _answering: Any = field(default=None, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made anew where it is needed: the model as it answers, and who listens."""
+        return {**vars(self), "_answering": None, "_progress": None}
+
     def report_to(self, progress: Callable[[int], None]) -> None:
         """Tell `progress` the number of texts that became ready."""
         self._progress = progress
@@ -87,6 +91,22 @@ class TunedClassifier:
                 self._progress(len(truncated[part]))
         return found, truncated, empty
 
+    def scores(
+        self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return scores, (n,) for two classes, else (n, C); which inputs lost tokens, and which hold none.
+
+        Raises
+        ------
+        DataError
+            As for `predict`.
+        """
+        if len(inputs) and isinstance(inputs[0], tuple) != (self.kind == "pair"):
+            raise DataError(f"this classifier was trained on {self.kind}s; the input is of the other kind")
+        check_texts(inputs, None if rows is None else rows.tolist())
+        logits, truncated, empty = self.logits(inputs)
+        return self.description().scores(logits), truncated, empty
+
     def _model_to_answer(self) -> Any:  # noqa: ANN401 - embedkit.training.answers.LogitsModel
         if self._answering is None:
             from embedkit.training.answers import LogitsModel
@@ -107,12 +127,8 @@ class TunedClassifier:
             The inputs are pairs and the classifier was trained on texts, or the other way round.
         """
         start = time.perf_counter()
-        if len(inputs) and isinstance(inputs[0], tuple) != (self.kind == "pair"):
-            raise DataError(f"this classifier was trained on {self.kind}s; the input is of the other kind")
-        check_texts(inputs, None if rows is None else rows.tolist())
-        logits, truncated, empty = self.logits(inputs)
-        described = self.description()
-        probabilities, codes = described.decide(described.scores(logits))
+        scores, truncated, empty = self.scores(inputs, rows=rows)
+        probabilities, codes = self.description().decide(scores)
         cost = Extraction(rows=len(inputs), truncated=int(truncated.sum()), empty=int(empty.sum()))
         cost.seconds, cost.load_seconds = time.perf_counter() - start + self.load_seconds, self.load_seconds
         return Predictions(codes, probabilities, None, cost)
@@ -212,8 +228,11 @@ def load_tuned(
         The folder is not there.
     ArtifactError
         It is damaged or foreign.
+    UsageError
+        `device`, `batch_tokens` or `threads` is not allowed.
     """
     start = time.perf_counter()
+    EncoderSettings(folder, device=device, batch_tokens=batch_tokens or BATCH_TOKENS, threads=threads)
     manifest = read_manifest(folder, kind=FINETUNED)
     try:
         codec = LabelCodec(tuple(manifest["labels"]), manifest["label_dtype"])

@@ -20,7 +20,7 @@ from embedkit.sharing import code, figure_lines, label_line
 
 GRAPH = "onnx/model.onnx"
 SMALL = "onnx/model_quantized.onnx"
-_SETTINGS = "tokenizer_config.json"
+TOKENIZER_SETTINGS = _SETTINGS, _SPECIAL_MAP = "tokenizer_config.json", "special_tokens_map.json"
 GENERIC = "PreTrainedTokenizerFast"  # the class that takes all from tokenizer.json; transformers 4 and 5 know it
 _OWN_CLASSES = (None, "TokenizersBackend", "PreTrainedTokenizer")  # unknown to transformers 4, or abstract
 _SPECIAL = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "bos_token", "eos_token")
@@ -116,7 +116,7 @@ def write_tokenizer(
     (folder / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
     found = read_json(source.path / _SETTINGS)
     special = _special_tokens(source.path, found, tokenizer)
-    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / _SPECIAL_MAP, special)
     kept = {key: found[key] for key in _BEHAVIOUR if key in found}
     settings = {
         **kept,
@@ -139,7 +139,7 @@ def write_tokenizer(
 
 def _special_tokens(source: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
     """Return the special tokens by what they are for; there is always one to pad with."""
-    also = read_json(source / "special_tokens_map.json")
+    also = read_json(source / _SPECIAL_MAP)
     found = {}
     for name in _SPECIAL:
         token = settings.get(name) or also.get(name)

@@ -32,7 +32,7 @@ Words: TypeAlias = Sequence[str]
 Side: TypeAlias = Literal["right", "left"]
 
 # Tokenisers drift between releases with the same files: the ids of these strings tell (see `Tokenizer.probe`).
-_PROBE_WORDS = (
+PROBE_WORDS = (
     "", " ", "a", "A", "hello world", "Hello, World!", "don't", "18th", "3.14", "1,000,000", "C++", "e-mail",
     "http://example.org/a?b=c&d=1", "user@example.org", "#tag @name", "naïve café", "cafe\u0301", "ÀÉÎÕÜ",
     "straße", "İstanbul", "ﬁne", "½", "x²", "“quoted”", "it’s", "a—b", "a\u00a0b", "a\u200bb", "a\u00adb",
@@ -383,7 +383,7 @@ class Tokenizer:
     def probe(self) -> str:
         """Digest of the ids that 64 fixed strings get: 32 hex digits that change when tokenising changes."""
         digest = hashlib.sha256()
-        for encoding in self._backend.encode_batch(list(_PROBE_WORDS)):
+        for encoding in self._backend.encode_batch(list(PROBE_WORDS)):
             digest.update(np.asarray(encoding.ids, np.int64).tobytes() + b"|")
         return digest.hexdigest()[:32]
 
@@ -431,8 +431,8 @@ def _special(layout: list[_Piece]) -> int:
 
 def _layout(backend: Backend, texts: int) -> list[_Piece]:
     """Read off an example where the special tokens of one text, or of two, stand."""
-    plain = (backend.encode(word, add_special_tokens=False).ids for word in _PROBE_WORDS)
-    word, ids = next(((w, ids) for w, ids in zip(_PROBE_WORDS, plain, strict=True) if ids), ("", []))
+    plain = (backend.encode(word, add_special_tokens=False).ids for word in PROBE_WORDS)
+    word, ids = next(((w, ids) for w, ids in zip(PROBE_WORDS, plain, strict=True) if ids), ("", []))
     if not ids:
         raise ModelError("the tokenizer finds no token in any text; its vocabulary is empty or damaged")
     example = backend.encode(word, word if texts == 2 else None)

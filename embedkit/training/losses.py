@@ -49,10 +49,14 @@ def _given(weight: Mapping[str, float], names: Sequence[str]) -> NDArray[np.floa
     unknown = sorted(set(weight) - set(names))
     if unknown:
         raise UsageError(f"class_weight names unknown labels: {', '.join(unknown)}; known: {', '.join(names)}")
-    wrong = [name for name, value in weight.items() if isinstance(value, bool) or not 0 < float(value) < np.inf]
+    wrong = [name for name, value in weight.items() if not _is_weight(value)]
     if wrong:
         raise UsageError(f"class_weight of {wrong[0]} is {weight[wrong[0]]!r}; it must be above 0")
     return np.array([weight.get(name, 1.0) for name in names], np.float32)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf
 
 
 def cross_entropy(weights: NDArray[np.float32] | None, smoothing: float) -> Loss:
