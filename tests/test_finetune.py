@@ -146,7 +146,7 @@ def test_balanced_weights_are_scikit_learn_s() -> None:
     np.testing.assert_allclose(class_weights(sets, "balanced", ("a", "b")), [1 / 3, 3])
 
 
-@pytest.mark.parametrize("weight", [{"x": 1}, {"a": 0}, {"a": -1.0}, {"a": True}, "even"])
+@pytest.mark.parametrize("weight", [{"x": 1}, {"a": 0}, {"a": -1.0}, {"a": True}, {"a": "heavy"}, "even"])
 def test_weights_that_cannot_be_are_refused(weight: Any) -> None:
     with pytest.raises(UsageError, match="class_weight"):
         class_weights(np.array([0, 1]), weight, ("a", "b"))
