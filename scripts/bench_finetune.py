@@ -133,9 +133,6 @@ def speed(data: Path, rounds: int) -> dict[str, Any]:
         how: dict[str, Any] = {"epochs": 1, "learning_rate": RATE, "eval_strategy": "no", "seed": seed}
         sides["plain"].append(plain(data, seed, 1))
         sides["embedkit"].append(ours(data, "rotten_tomatoes", TuneSettings(**how))[0])
-        sides["embedkit float32"].append(
-            ours(data, "rotten_tomatoes", TuneSettings(**how, precision="float32"))[0]
-        )
         print(json.dumps({name: found[-1]._asdict() for name, found in sides.items()}), flush=True)
     return {name: [side._asdict() for side in found] for name, found in sides.items()}
 
