@@ -332,6 +332,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
             files[name] = digest_of(folder, name)
     ours = {"format": FORMAT, "format_version": FORMAT_VERSION, "min_reader": 1, "files": files}
     write_json(folder / MANIFEST, content | ours)
+    mode = (folder / MANIFEST).stat().st_mode  # as the umask says; safetensors' own writer allows the owner alone
+    for name in files:
+        (folder / name).chmod(mode)
 
 
 def installed(names: Sequence[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from embedkit.artifact import scrub
 from embedkit.data.text import counted, printable
 from embedkit.errors import ArtifactError, UsageError
 from embedkit.runtime.description import PROBLEMS
-from embedkit.runtime.manifest import CLASSIFIER, EXPORTED, FINETUNED, MANIFEST, read_manifest
+from embedkit.runtime.manifest import CLASSIFIER, ENCODER, EXPORTED, FINETUNED, MANIFEST, read_manifest
 
 CARD = "README.md"
 _METRICS = "metrics.json"
@@ -79,10 +79,10 @@ def shareable(folder: Path, *, with_report: bool = False, with_vectors: bool = F
         A file holds what looks like an access token; or the head holds vectors of texts.
     """
     manifest = read_manifest(folder)
-    if manifest.get("kind") not in (CLASSIFIER, FINETUNED, EXPORTED):
+    if manifest.get("kind") not in (CLASSIFIER, FINETUNED, ENCODER, EXPORTED):
         raise ArtifactError(
-            f"{folder} is of the kind {manifest.get('kind')!r}; it must be {CLASSIFIER!r} or {FINETUNED!r}, which "
-            f"were trained, or {EXPORTED!r}, which was exported"
+            f"{folder} is of the kind {manifest.get('kind')!r}; it must be {CLASSIFIER!r}, {FINETUNED!r} or "
+            f"{ENCODER!r}, which were trained, or {EXPORTED!r}, which was exported"
         )
     if not with_vectors:
         _refuse_vectors(folder, manifest)
@@ -287,30 +287,44 @@ def _refuse_tokens(files: Mapping[str, Path | bytes]) -> None:
 def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """Return a card of what manifest and figures say."""
     encoder = next((found for name in ("encoder", "base") if isinstance(found := manifest.get(name), dict)), {})
-    repository, settings = encoder.get("repository"), manifest.get("head_settings") or {}
-    what = "pairs of texts" if manifest.get("input") == "pair" else "texts"
+    repository, alone = encoder.get("repository"), manifest.get("kind") == ENCODER
     lines = [
         "---",
         "library_name: embedkit",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {'fill-mask' if alone else 'text-classification'}",
         "tags: [embedkit]",
         *([f"base_model: {json.dumps(repository)}"] if repository else []),
         "---",
-        f"# A classifier of {what}",
-        "",
-        f"{_made_of(manifest, settings)} {code(encoder.get('name', 'unknown'))}, made with embedkit.",
-        "",
-        label_line(manifest.get("labels") or [], several=manifest.get("problem_type") == PROBLEMS[1]),
-        *figure_lines(metrics),
-        "",
-        "```sh",
-        "hf download THIS_REPOSITORY --local-dir classifier",
-        "embedkit predict classifier --input FILE",
+        *(_of_encoder(manifest, encoder) if alone else _of_classifier(manifest, encoder, metrics)),
         "```",
         "",
     ]
     text: str = scrub("\n".join(lines))
     return text
+
+
+def _of_classifier(
+    manifest: Mapping[str, Any], encoder: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> Iterator[str]:
+    settings = manifest.get("head_settings") or {}
+    yield f"# A classifier of {'pairs of texts' if manifest.get('input') == 'pair' else 'texts'}"
+    yield ""
+    yield f"{_made_of(manifest, settings)} {code(encoder.get('name', 'unknown'))}, made with embedkit."
+    yield ""
+    yield label_line(manifest.get("labels") or [], several=manifest.get("problem_type") == PROBLEMS[1])
+    yield from figure_lines(metrics)
+    yield from ("", "```sh", "hf download THIS_REPOSITORY --local-dir classifier")
+    yield "embedkit predict classifier --input FILE"
+
+
+def _of_encoder(manifest: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
+    figures = manifest.get("mlm") or {}
+    before, after = ((figures.get(when) or {}).get("perplexity") for when in ("before", "after"))
+    yield from ("# An encoder adapted to a domain", "")
+    yield f"{code(base.get('name', 'unknown'))}, trained further on masked words, made with embedkit."
+    if isinstance(before, float) and isinstance(after, float):
+        yield from ("", f"- Perplexity on texts held out: {before:.1f} before, {after:.1f} after.")
+    yield from ("", "```sh", "embedkit fit-head DATA -m THIS_REPOSITORY -o DIR")
 
 
 def _made_of(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

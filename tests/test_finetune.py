@@ -25,7 +25,7 @@ from sklearn.utils.class_weight import compute_class_weight
 import embedkit
 from embedkit.cli import main
 from embedkit.encoders import read_folder
-from embedkit.errors import ArtifactError, OutputExistsError, TrainingError, UsageError
+from embedkit.errors import ArtifactError, ModelError, OutputExistsError, TrainingError, UsageError
 from embedkit.estimators.start import open_start
 from embedkit.evaluation.freezing import FreezePoint, choose, parse_sweep
 from embedkit.hub import resolve_model
@@ -498,6 +498,14 @@ def test_a_head_for_the_same_labels_is_kept_and_another_is_drawn(tmp_path: Path)
         assert not torch.equal(heads[0], heads[2])
         assert len(names) == 2 or not torch.equal(heads[0], own)
         assert drawn[0].model.config.id2label == dict(enumerate(names))
+
+
+def test_a_family_that_transformers_does_not_know_is_named(tmp_path: Path) -> None:
+    folder = Path(make_encoder(tmp_path / "m", "bert", layers=1))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "zebra"}))
+    with pytest.raises(ModelError, match="cannot open this configuration"):
+        open_for_training(read_folder(resolve_model(str(folder))), "sequence", ("a", "b"), seed=1)
 
 
 # ------------------------------------------------------------------------------------------------ the command

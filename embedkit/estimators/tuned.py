@@ -22,7 +22,7 @@ from embedkit.hub import Resolved
 from embedkit.runtime.batching import plan
 from embedkit.runtime.description import PROBLEMS, Description
 from embedkit.runtime.manifest import FINETUNED, read_manifest
-from embedkit.runtime.model_folder import CONFIG, TOKENIZER
+from embedkit.runtime.model_folder import TOKENIZER
 from embedkit.runtime.tokens import Text, Tokenizer
 
 BATCH_TOKENS = 4096
@@ -182,8 +182,6 @@ class TunedClassifier:
 
         with quiet():
             self.model.save_pretrained(folder)
-        for weights in folder.glob("*.safetensors"):  # which are written for their owner alone
-            weights.chmod((folder / CONFIG).stat().st_mode)
         names = (
             ["input_ids", "token_type_ids", "attention_mask"] if self._types() else ["input_ids", "attention_mask"]
         )

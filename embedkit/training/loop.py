@@ -263,6 +263,13 @@ def training_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"
 
 
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a context that computes as the Trainer does in a precision."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)
+
+
 def _device_of(device: str) -> torch.device:
     found = resolve_device(device)
     if found.type == "cuda" and found.index:

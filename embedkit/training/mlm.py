@@ -25,13 +25,12 @@ from embedkit.runtime.batching import plan
 from embedkit.runtime.manifest import read_manifest
 from embedkit.runtime.tokens import Tokenizer
 from embedkit.training.checkpoints import history_of, seal
-from embedkit.training.loop import CHOICE, Place, Task, Told, Trained, train, training_precision
+from embedkit.training.loop import CHOICE, Place, Task, Told, Trained, autocast, train, training_precision
 from embedkit.training.losses import cross_entropy
 from embedkit.training.masking import MaskedRows, MaskTokens
-from embedkit.training.model import seeded
+from embedkit.training.model import opened_with, seeded
 from embedkit.training.parts import freeze_parts
 from embedkit.training.rows import IGNORED, JUDGED
-from embedkit.training.sequence import _autocast
 from embedkit.training.settings import TuneSettings, usual_rate
 
 START = "checkpoint-start"  # beside the Trainer's own, whose names end in a number
@@ -130,7 +129,7 @@ def open_masked(folder: ModelFolder, seed: int) -> MaskedModel:
         transformers has no such head for this family or cannot open the folder, or the encoder's weights are not
         whole.
     """
-    config = _opened(AutoConfig, folder, "configuration")
+    config = opened_with(AutoConfig, folder, "configuration")
     if type(config) not in AutoModelForMaskedLM._model_mapping:
         raise ModelError(
             f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head "
@@ -171,16 +170,7 @@ def pooler_of(folder: ModelFolder, model: Any) -> dict[str, torch.Tensor]:  # no
 
 def open_tokenizer(folder: ModelFolder) -> Any:  # noqa: ANN401 - one of many classes
     """Open a tokenizer as transformers does; `ModelError` where it cannot."""
-    return _opened(AutoTokenizer, folder, "tokenizer")
-
-
-def _opened(auto: Any, folder: ModelFolder, what: str) -> Any:  # noqa: ANN401
-    with quiet():
-        try:
-            return auto.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
-        except Exception as error:  # it and its classes raise many kinds
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{folder.path}: transformers cannot open this {what}: {reason}") from error
+    return opened_with(AutoTokenizer, folder, "tokenizer")
 
 
 def mask_tokens(folder: ModelFolder, tokenizer: Tokenizer) -> tuple[str, MaskTokens]:
@@ -277,7 +267,7 @@ def measure(model: Any, rows: MaskedRows, settings: TuneSettings) -> dict[str, f
                 name: torch.from_numpy(array).to(device) for name, array in rows.inputs(batch, JUDGED).items()
             }
             labels = given["labels"]
-            with _autocast(device, precision), masked_only(model, given):
+            with autocast(device, precision), masked_only(model, given):
                 logits = model(**{name: value for name, value in given.items() if name != "labels"}).logits
             sums = _sums(logits, labels).double().sum(0).cpu()
             total, count = total + float(sums[0]), count + int(sums[1])

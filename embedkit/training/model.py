@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 
 from embedkit.encoders import ModelFolder
-from embedkit.encoders.torch_encoder import open_pretrained
+from embedkit.encoders.torch_encoder import open_pretrained, quiet
 from embedkit.errors import ModelError
 from embedkit.runtime.description import PROBLEMS
 from embedkit.runtime.model_folder import labels_of, task_of
@@ -84,14 +84,24 @@ def open_for_training(
 
 
 def _config(folder: ModelFolder, names: Sequence[str], multi_label: bool) -> Any:  # noqa: ANN401 - a family's own
-    return AutoConfig.from_pretrained(
-        folder.path,
-        trust_remote_code=False,
-        local_files_only=True,
-        id2label=dict(enumerate(names)),
-        label2id={name: code for code, name in enumerate(names)},
-        problem_type=PROBLEMS[multi_label],
-    )
+    changes = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: code for code, name in enumerate(names)},
+        "problem_type": PROBLEMS[multi_label],
+    }
+    return opened_with(AutoConfig, folder, "configuration", changes)
+
+
+def opened_with(auto: Any, folder: ModelFolder, what: str, changes: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
+    """Open what stands beside the weights by a class of transformers; `ModelError` where it cannot be."""
+    with quiet():
+        try:
+            return auto.from_pretrained(
+                folder.path, trust_remote_code=False, local_files_only=True, **(changes or {})
+            )
+        except Exception as error:  # it and its classes raise many kinds
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{folder.path}: transformers cannot open this {what}: {reason}") from error
 
 
 def _require_head(folder: ModelFolder, config: Any, task: str) -> None:  # noqa: ANN401

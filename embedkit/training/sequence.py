@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from embedkit.encoders import ModelFolder
@@ -20,7 +18,7 @@ from embedkit.errors import DataError, ModelError, StoreError
 from embedkit.metrics.scores import check_metric, running_scores
 from embedkit.runtime.decide import decide
 from embedkit.runtime.tokens import Text, Tokenizer
-from embedkit.training.loop import CHOICE, Judge, Place, Task, Told, Trained, train, training_precision
+from embedkit.training.loop import CHOICE, Judge, Place, Task, Told, Trained, autocast, train, training_precision
 from embedkit.training.losses import binary_cross_entropy, class_weights, cross_entropy
 from embedkit.training.model import open_for_training
 from embedkit.training.parts import Frozen, PartCount, freeze_parts
@@ -246,13 +244,6 @@ class _Keeper:
             place,
             pad_id=rows.pad_id,
             types=rows.types,
-            autocast=lambda: _autocast(device, precision),
+            autocast=lambda: autocast(device, precision),
             device=device,
         )
-
-
-def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return what computes as the Trainer will."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)
