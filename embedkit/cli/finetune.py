@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.cli import options
-from embedkit.cli.output import emit, progress, say, show, table, tell_notes
+from embedkit.cli.output import emit, progress, say, show, table, tell_judged, tell_notes
 
 if TYPE_CHECKING:
     from embedkit.data import LabelCodec, Split
@@ -245,20 +244,10 @@ def report(
     args: argparse.Namespace, trained: TunedRun, output: str, search: Mapping[str, Any] | None = None
 ) -> None:
     """Print what came out."""
-    from embedkit.evaluation.judged import shown_split
-    from embedkit.evaluation.report import classification_text
-
     if args.json:
         emit({**facts(trained, output), **({} if search is None else {"search": search})})
         return
-    entry = shown_split(trained.judged)
-    if entry is None:
-        say(args, "there is no labelled split to judge it on")
-    else:
-        source = f"{entry.split.source} ({entry.split.name})"
-        show(classification_text(entry.judgement.metrics, entry.judgement.names, source))
-    texts = '"a text" "its partner"' if trained.classifier.kind == "pair" else '"some text"'
-    say(args, f"saved in {output}; try: embedkit predict {shlex.quote(output)} {texts}")
+    tell_judged(args, trained.judged, trained.classifier.kind, output)
 
 
 def facts(trained: TunedRun, output: str) -> dict[str, Any]:

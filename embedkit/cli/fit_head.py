@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.cli import options
-from embedkit.cli.output import emit, progress, say, show, tell_notes
+from embedkit.cli.output import emit, progress, say, show, tell_judged, tell_notes
 from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -200,8 +199,6 @@ def _add_rows(args: argparse.Namespace, update: Update, splits: Mapping[str, Spl
 
 def report(args: argparse.Namespace, trained: FrozenRun, output: str) -> None:
     """Print what came out."""
-    from embedkit.evaluation.judged import shown_split
-    from embedkit.evaluation.report import classification_text
     from embedkit.evaluation.sweep import sweep_text
 
     if args.json:
@@ -209,14 +206,7 @@ def report(args: argparse.Namespace, trained: FrozenRun, output: str) -> None:
         return
     if trained.sweep is not None:
         show(sweep_text(trained.sweep))
-    entry = shown_split(trained.judged)
-    if entry is None:
-        say(args, "there is no labelled split to judge it on")
-    else:
-        source = f"{entry.split.source} ({entry.split.name})"
-        show(classification_text(entry.judgement.metrics, entry.judgement.names, source))
-    texts = '"a text" "its partner"' if trained.classifier.kind == "pair" else '"some text"'
-    say(args, f"saved in {output}; try: embedkit predict {shlex.quote(output)} {texts}")
+    tell_judged(args, trained.judged, trained.classifier.kind, output)
 
 
 def facts(trained: FrozenRun, output: str) -> dict[str, Any]:

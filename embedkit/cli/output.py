@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedkit.evaluation.judged import Judged
 
 
 def escaped(text: str, keep: str = "") -> str:
@@ -94,6 +98,21 @@ def tell_notes(args: argparse.Namespace, notes: Iterable[str]) -> None:
     """Say what is worth knowing about data or a fit, each note once."""
     for note in dict.fromkeys(notes):
         say(args, f"note: {note}")
+
+
+def tell_judged(args: argparse.Namespace, judged: Mapping[str, Judged], kind: str, output: str) -> None:
+    """Print the report of a trained classifier's test split, else validation, and how to use it."""
+    from embedkit.evaluation.judged import shown_split
+    from embedkit.evaluation.report import classification_text
+
+    entry = shown_split(judged)
+    if entry is None:
+        say(args, "there is no labelled split to judge it on")
+    else:
+        source = f"{entry.split.source} ({entry.split.name})"
+        show(classification_text(entry.judgement.metrics, entry.judgement.names, source))
+    texts = '"a text" "its partner"' if kind == "pair" else '"some text"'
+    say(args, f"saved in {output}; try: embedkit predict {shlex.quote(output)} {texts}")
 
 
 def table(rows: Sequence[Sequence[object]], *, left: frozenset[int] = frozenset({0})) -> str:
