@@ -706,6 +706,21 @@ def test_a_sweep_trains_one_model_for_each_and_judges_test_once(
         assert run("finetune", data, "-m", model, "-o", tmp_path / "x", *how, *wrong) == 2
 
 
+def test_two_processes_share_the_steps_and_one_writes(model: str, data: Path, tmp_path: Path) -> None:
+    """As ``accelerate launch`` starts them; 160 rows in batches of 8 are 10 steps for each of two."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    how = ["finetune", str(data), "-m", model, "-o", str(tmp_path / "out"), "--epochs", "1", "--json", *FLAGS]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "-m", "embedkit", *how], env=environment, capture_output=True, text=True, timeout=240, check=True
+    )
+    found = json.loads(done.stdout)  # one object: the other process says nothing
+    assert found["settings"]["steps"] == 10
+    assert [row["step"] for row in found["history"]] == [10]
+    assert embedkit.load(tmp_path / "out").predict(["a film"])[0] in ("neg", "pos")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_killed_run_is_gone_on_with(model: str, data: Path, tmp_path: Path) -> None:
     """kill -9 at a random step, then --resume: the weights are bit-equal to those of an undisturbed run."""
     how = [

@@ -31,6 +31,7 @@ Words: TypeAlias = Sequence[str]
 
 Side: TypeAlias = Literal["right", "left"]
 
+_RUN = 8192  # texts that the backend splits at once: what it gives takes far more memory than their ids
 # Tokenisers drift between releases with the same files: the ids of these strings tell (see `Tokenizer.probe`).
 PROBE_WORDS = (
     "", " ", "a", "A", "hello world", "Hello, World!", "don't", "18th", "3.14", "1,000,000", "C++", "e-mail",
@@ -403,10 +404,13 @@ class Tokenizer:
 
     def _split(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the ids of all texts one after another, shape (T,), and how many each has, shape (N,)."""
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        sizes = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
-        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, int(sizes.sum()))
-        return ids, sizes
+        ids, sizes = [np.empty(0, np.int32)], np.empty(len(texts), np.int64)
+        for first in range(0, len(texts), _RUN):
+            encodings = self._backend.encode_batch_fast(texts[first : first + _RUN], add_special_tokens=False)
+            each = np.fromiter((len(e) for e in encodings), np.int64, len(encodings))
+            sizes[first : first + _RUN] = each
+            ids.append(np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, int(each.sum())))
+        return np.concatenate(ids), sizes
 
 
 def _lower(backend: Backend) -> None:
