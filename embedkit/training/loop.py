@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,7 +26,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from transformers.trainer_utils import EvalPrediction
 
 from embedkit.encoders.torch_encoder import check_precision, quiet, resolve_device, threads_set
-from embedkit.errors import ArtifactError, TrainingError, UsageError
+from embedkit.errors import ArtifactError, EmbedkitError, TrainingError, UsageError
 from embedkit.training.checkpoints import history_of, newest_whole, seal
 from embedkit.training.losses import Loss
 from embedkit.training.model import seeded
@@ -451,19 +450,26 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
             self.history.restore(sums)
         try:
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        except UnpicklingError:
-            raise ArtifactError(
+        except Exception as error:  # torch and transformers raise many kinds
+            ours = self._translated(error, checkpoint)
+            if ours is None:
+                raise
+            raise ours from error
+
+    def _translated(self, error: Exception, checkpoint: Path | None) -> EmbedkitError | None:
+        """Return our error for one that says what a user can do, None for any other."""
+        if type(error).__name__ == "UnpicklingError":  # by name: nothing here imports what could read one
+            return ArtifactError(
                 f"{checkpoint} holds what torch does not read without running code; no training run wrote it; "
                 "begin anew with --overwrite"
-            ) from None
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_memory(error):
-                raise
-            raise TrainingError(
+            )
+        if _is_memory(error):
+            return TrainingError(
                 f"out of memory at a batch size of {self._settings.batch_size} and up to "
                 f"{self._task.max_length} tokens a row; lower --batch-size (--accumulation keeps what a step "
                 "learns from), or --max-length, or give --gradient-checkpointing"
-            ) from error
+            )
+        return None
 
     def take_best(self) -> int | None:
         """Put the weights of the best evaluation into the model; return its step, None without a choice."""

@@ -49,7 +49,7 @@ class States:
     """
 
     def __init__(self, path: Path, offsets: NDArray[np.int64], dtype: torch.dtype = torch.float32) -> None:
-        self._states = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._states = np.lib.format.open_memmap(path, mode="r")
         self._offsets, self._dtype = offsets, dtype
 
     def batch(self, windows: NDArray[np.int64]) -> torch.Tensor:
