@@ -253,7 +253,7 @@ def main() -> None:
     if "speed" in parts:
         found["speed"] = speed(args.data, args.rounds)
     if "prefix" in parts:
-        found["prefix"] = prefix(args.data, max(1, args.rounds - 1))
+        found["prefix"] = prefix(args.data, max(1, args.rounds // 3))
     if "quality" in parts:
         found["quality"] = quality(args.data)
     text = table(found, f"python scripts/bench_finetune.py --data DIR --parts {args.parts} --rounds {args.rounds}")

@@ -468,6 +468,28 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert kept in str(caught.value)
 
 
+def test_weights_that_are_no_numbers_are_not_kept(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of step 4 is a number, its gradient is none."""
+    calls: list[int] = []
+
+    def broken(*_: object) -> Callable[..., torch.Tensor]:
+        loss = cross_entropy(None, 0.0)
+
+        def wrong(logits: torch.Tensor, *given: Any) -> torch.Tensor:
+            calls.append(1)
+            more = (0 * logits).sum().sqrt() if len(calls) == 4 else 0.0
+            return loss(logits, *given) + more
+
+        return wrong
+
+    monkeypatch.setattr("embedkit.training.sequence.cross_entropy", broken)
+    with pytest.raises(TrainingError, match=r"after step 4; the last good checkpoint is .*checkpoint-2;"):
+        tuned(model, save_steps=2, place=_place(tmp_path / "run"))
+    assert newest_whole(tmp_path / "run")[0] == tmp_path / "run" / "checkpoint-2"
+
+
 def test_memory_that_is_full_names_what_to_lower(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> Callable[..., torch.Tensor]:
         def allocate(*_: object) -> torch.Tensor:

@@ -566,9 +566,7 @@ class _History(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Count a step."""
         self._steps += 1
-        if (
-            args.save_steps == _NEVER
-        ):  # checkpoints are kept after evaluations; the Trainer also wants one at the end
+        if args.save_steps == _NEVER:  # evaluations keep one each; the Trainer also wants one at the end
             control.should_save = False
         if self.progress is not None and state.is_world_process_zero:
             self.progress(1)
@@ -595,8 +593,13 @@ class _History(TrainerCallback):  # type: ignore[misc]
             self.told(row)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Make the checkpoint count."""
+        """Make the checkpoint count, unless its weights are no numbers: the loss would tell a step too late."""
         summed = self._summed()
+        if not all(bool(torch.isfinite(weight).all()) for weight in self._trainer.model.parameters()):
+            raise TrainingError(
+                f"weights are no numbers any more after step {state.global_step}; {self._trainer._saved()}; lower "
+                "--learning-rate, raise --warmup, or take --precision float32"
+            )
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             seal(checkpoint, self.rows, {"loss": summed, "steps": self._steps})
