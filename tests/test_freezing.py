@@ -165,8 +165,8 @@ def test_the_pooler_that_no_weights_were_given_for_learns_with_the_head(build: B
     frozen = freeze_parts(
         model, "head-only", name="tiny", fresh=["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
     )
-    model.train()
-    frozen.quiet()
+    with frozen.still():
+        model.train()
     assert all(parameter.requires_grad for parameter in model.bert.pooler.parameters())
     assert not any(parameter.requires_grad for parameter in model.bert.encoder.parameters())
     assert model.bert.pooler.training
@@ -251,8 +251,8 @@ def test_frozen_parts_stay_in_evaluation_mode_and_no_other(build: Build, family:
     model = build(family)
     for freeze in _freezes(family):
         frozen = freeze_parts(model, freeze, name="tiny")
-        model.train()
-        frozen.quiet()
+        with frozen.still():
+            model.train()
         for name, module in model.named_modules():
             own = [parameter.requires_grad for parameter in module.parameters()]
             assert module.training or not all(own) or not own, (freeze, name)
@@ -261,6 +261,7 @@ def test_frozen_parts_stay_in_evaluation_mode_and_no_other(build: Build, family:
         for part, still in parts:
             modes = {m.training for m in part.modules() if isinstance(m, torch.nn.Dropout)}
             assert modes == {not still}, (freeze, type(part).__name__)
+        assert all(module.training for module in model.train().modules()), freeze
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -271,8 +272,8 @@ def test_steps_change_exactly_what_learns(build: Build, family: str, task: str) 
         frozen = freeze_parts(model, freeze, name="tiny")
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-        model.train()
-        frozen.quiet()
+        with frozen.still():
+            model.train()
         for _ in range(3):
             step(model, optimizer)
         after = dict(model.named_parameters())
@@ -310,8 +311,8 @@ def test_a_family_that_is_not_in_any_table_is_frozen_by_its_structure() -> None:
     names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert names == {name for name, _ in model.named_parameters() if name.startswith(stems)}
     assert [count.name for count in frozen.counts] == ["embeddings", "block 1", "block 2", "final norm", "head"]
-    model.train()
-    frozen.quiet()
+    with frozen.still():
+        model.train()
     assert not model.transformer.drop.training
 
 

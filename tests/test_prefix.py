@@ -93,8 +93,8 @@ def losses(model: Any, frozen: Frozen, tokens: Tokens, states: States | None) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for windows in BATCHES:
-            model.train()
-            frozen.quiet()
+            with frozen.still():
+                model.train()
             context = (
                 contextlib.nullcontext() if states is None else from_block(model, frozen, states.batch(windows))
             )
@@ -256,8 +256,8 @@ def test_somebody_elses_forward_comes_back(build: Build, tokens: Tokens, tmp_pat
 def test_a_pass_leaves_modes_and_chance_alone(build: Build, tokens: Tokens, tmp_path: Path) -> None:
     model = build("bert")
     frozen = freeze_parts(model, 2, name="tiny")
-    model.train()
-    frozen.quiet()
+    with frozen.still():
+        model.train()
     modes = {name: module.training for name, module in model.named_modules()}
     before = torch.get_rng_state()
     keep(model, frozen, tokens, tmp_path / "states.npy")

@@ -208,6 +208,7 @@ def train(
         stack.enter_context(_environment_kept())
         stack.enter_context(quiet())
         stack.enter_context(threads_set(settings.threads))
+        stack.enter_context(frozen.still())
         kept = states(frozen, folder) if states is not None else (None, None)
         arguments = _arguments(settings, rate, precision, folder, judged=validation is not None, kept=place)
         trainer = _Trainer(model, arguments, task, frozen, _Reading(rows, kept[0]), settings)
@@ -504,7 +505,6 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401 - with the outputs or without
         """Return the loss, from the states of the frozen blocks where they are kept."""
-        self._frozen.quiet()  # the Trainer has just set the whole model to training
         states = inputs.pop("states", None)
         inner = self.accelerator.unwrap_model(model)
         with contextlib.ExitStack() as stack:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +72,25 @@ class Frozen:
         """Parameters that learn."""
         return sum(count.trainable for count in self.counts)
 
-    def quiet(self) -> None:
-        """Put frozen parts into evaluation mode, so that they have no dropout; after each ``model.train()``."""
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep frozen parts in evaluation mode, without dropout, whatever ``model.train()`` says meanwhile."""
         for module in self._still:
-            module.eval()
+            vars(module.eval())["train"] = _staying(module)
+        try:
+            yield
+        finally:
+            for module in self._still:
+                vars(module).pop("train", None)
+
+
+def _staying(module: nn.Module) -> Callable[[bool], nn.Module]:
+    """Return a ``train`` that changes nothing."""
+
+    def train(mode: bool = True) -> nn.Module:
+        return module
+
+    return train
 
 
 def freeze_parts(model: PreTrainedModel, freeze: Freeze, *, name: str, fresh: Collection[str] = ()) -> Frozen:
@@ -87,7 +103,7 @@ def freeze_parts(model: PreTrainedModel, freeze: Freeze, *, name: str, fresh: Co
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        With a head. Every parameter's ``requires_grad`` is set; frozen parts go into evaluation mode.
+        With a head. Every parameter's ``requires_grad`` is set.
     freeze : Freeze
     name : str
         What messages call the model.
@@ -119,7 +135,7 @@ def freeze_parts(model: PreTrainedModel, freeze: Freeze, *, name: str, fresh: Co
             "take freeze 'none'"
         )
     blocks = anatomy.layers if freeze == "head-only" else freeze if isinstance(freeze, int) else 0
-    frozen = Frozen(
+    return Frozen(
         freeze,
         blocks,
         anatomy.layers,
@@ -128,8 +144,6 @@ def freeze_parts(model: PreTrainedModel, freeze: Freeze, *, name: str, fresh: Co
         following=anatomy.modules[anatomy.blocks[blocks]][0] if 0 < blocks < len(anatomy.blocks) else None,
         _still=tuple(module for part in still for module in anatomy.modules[part]),
     )
-    frozen.quiet()
-    return frozen
 
 
 def block_count(model: PreTrainedModel) -> int:
