@@ -75,15 +75,15 @@ def add(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, compare, publish."""
     from embedkit.artifact import check_replaceable
-    from embedkit.runtime.manifest import CLASSIFIER, ENCODER, EXPORTED, FINETUNED, kind_of
+    from embedkit.runtime.manifest import ENCODER, EXPORTED, FINETUNED, kind_of
 
     check_replaceable(Path(args.output), args.overwrite)
     _check_int8(args)
     kind = kind_of(Path(args.folder))
     if kind == EXPORTED:
         raise UsageError(f"{args.folder} is an exported folder already")
-    makers = {CLASSIFIER: _classifier, FINETUNED: _finetuned}
-    exported = _model(args) if kind is None or kind == ENCODER else makers.get(kind, _classifier)(args)
+    makers = {None: _model, ENCODER: _model, FINETUNED: _finetuned}
+    exported = makers.get(kind, _classifier)(args)  # which says what any other kind is
     if args.json:
         emit(facts(exported, args.output))
     else:

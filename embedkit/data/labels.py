@@ -126,6 +126,22 @@ class LabelCodec:
             ordered = [label for label in declared if label in present]
         return cls(tuple(ordered), _dtype_of(values, ordered))
 
+    @classmethod
+    def said(cls, labels: Sequence[Any], dtype: str) -> LabelCodec:
+        """Return the codec that a file tells of.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Labels are not distinct strings or numbers, or are not of the dtype.
+        """
+        if not all(isinstance(label, str | int | float) for label in labels) or len(set(labels)) < len(labels):
+            raise ValueError("its labels are not distinct strings or numbers")
+        codec = cls(tuple(labels), dtype)
+        if codec.decode(np.arange(len(codec))).tolist() != list(labels):
+            raise ValueError(f"its labels are not of the dtype {dtype}")
+        return codec
+
     def extended(self, values: Iterable[Any]) -> LabelCodec:
         """Return a codec with the labels of `values` that this one lacks, in order, behind its own."""
         known = set(self.classes)

@@ -72,6 +72,24 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def lost(rows: int, truncated: int, empty: int, max_length: int, side: str, advice: str = "") -> list[str]:
+    """Say how many of some inputs lost tokens, and what helps, and how many held none."""
+    said, inputs = [], counted(rows, "input")
+    if truncated:
+        end = "start" if side == "left" else "end"
+        said.append(f"{truncated:,} of {inputs} have more than {max_length} tokens and lost their {end}{advice}")
+    if empty:
+        said.append(f"{empty:,} of {inputs} hold nothing that the tokenizer knows")
+    return said
+
+
+def unread(rows: int, empty: int) -> list[str]:
+    """Say how many words of some sentences held none."""
+    if not empty:
+        return []
+    return [f"{counted(empty, 'word')} of {counted(rows, 'input')} hold nothing that the tokenizer knows"]
+
+
 def aligned(rows: Sequence[Sequence[str]], *, left: frozenset[int] = frozenset({0})) -> list[str]:
     """Return rows as lines whose columns stand below each other.
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from embedkit.data.text import lost
 from embedkit.encoders.engines import Encoder, EngineMaker, Engines, EngineSource
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Floats, Recipe, make_recipe, pair_features, view_descriptors
@@ -343,16 +344,8 @@ class FeatureExtractor:
 
     def remarks(self, done: Extraction) -> list[str]:
         """Say what was lost on the way: texts cut off, texts without a token."""
-        said = []
-        if done.truncated:
-            end = "start" if self.recipe.side == "left" else "end"
-            said.append(
-                f"{done.truncated:,} of {done.rows:,} inputs have more than {self.recipe.max_length} tokens and "
-                f"lost their {end}; see max_length and long='mean' (--max-length, --long mean)"
-            )
-        if done.empty:
-            said.append(f"{done.empty:,} of {done.rows:,} inputs hold nothing that the tokenizer knows")
-        return said
+        advice = "; see max_length and long='mean' (--max-length, --long mean)"
+        return lost(done.rows, done.truncated, done.empty, self.recipe.max_length, self.recipe.side, advice)
 
     def go_without(self, reason: str) -> None:
         """Keep no more features; said once, on the logger ``embedkit.encoders``."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.data.labels import LabelCodec
-from embedkit.data.text import counted
+from embedkit.data.text import counted, lost
 from embedkit.errors import ArtifactError, UsageError
 from embedkit.runtime.decide import Thresholds
 from embedkit.runtime.description import Label
@@ -113,16 +113,8 @@ class ExportedClassifier:
 
     def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
         """Say how many of some inputs lost tokens or held none."""
-        said, description = [], self.predictor.description
-        if truncated:
-            end = "start" if description.side == "left" else "end"
-            said.append(
-                f"{truncated:,} of {counted(rows, 'input')} have more than {description.max_length} tokens and "
-                f"lost their {end}"
-            )
-        if empty:
-            said.append(f"{empty:,} of {counted(rows, 'input')} hold nothing that the tokenizer knows")
-        return said
+        description = self.predictor.description
+        return lost(rows, truncated, empty, description.max_length, description.side)
 
 
 class Tagged(NamedTuple):
@@ -251,10 +243,6 @@ def _codec(folder: Path, predictor: Predictor) -> LabelCodec:
     """Return the labels, if they have the dtype that they are said to have."""
     dtype = predictor.about.get("label_dtype")
     try:
-        codec = LabelCodec(predictor.labels, str(dtype))
-        same = codec.decode(np.arange(len(codec))).tolist() == list(predictor.labels)
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise ArtifactError(f"{folder}: its labels are not of the dtype {dtype!r}; make the folder again")
-    return codec
+        return LabelCodec.said(predictor.labels, str(dtype))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder}: {error}; make the folder again") from None

@@ -383,14 +383,7 @@ def _one_of(entry: Mapping[str, Any], name: str, allowed: tuple[Any, ...]) -> An
 
 
 def _codec(manifest: Mapping[str, Any]) -> LabelCodec:
-    """Return the labels, if they have the dtype that they are said to have."""
-    labels, dtype = _of_type(manifest, "labels", list), _of_type(manifest, "label_dtype", str)
-    if not all(isinstance(label, str | int | float) for label in labels) or len(set(labels)) < len(labels):
-        raise ValueError("labels are not distinct strings or numbers")
-    codec = LabelCodec(tuple(labels), dtype)
-    if codec.decode(np.arange(len(labels))).tolist() != labels:
-        raise ValueError(f"its labels are not of the dtype {dtype}")
-    return codec
+    return LabelCodec.said(_of_type(manifest, "labels", list), _of_type(manifest, "label_dtype", str))
 
 
 def _settings(given: Mapping[str, Any]) -> EncoderSettings:
