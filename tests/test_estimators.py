@@ -728,7 +728,7 @@ def test_the_model_is_looked_up_at_fit_and_not_again(model: str, monkeypatch: py
         asked.append(name)
         return resolve_model(name, **how)
 
-    monkeypatch.setattr("embedkit.encoders.features.resolve_model", counted)
+    monkeypatch.setattr("embedkit.encoders.opened.resolve_model", counted)
     encoder = TextEncoder(model)
     for fits in (1, 2):
         encoder.fit(TEXTS).transform(TEXTS)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from embedkit.encoders.engines import Encoder, EngineMaker
-from embedkit.encoders.features import Extraction, FeatureExtractor, Features
+from embedkit.encoders.features import FeatureExtractor, Features
 from embedkit.encoders.folder import ModelFolder, read_folder
+from embedkit.encoders.opened import Extraction
 from embedkit.encoders.recipe import Recipe, View, make_recipe
 from embedkit.encoders.settings import EncoderSettings
 from embedkit.runtime.texts import check_texts, require_texts

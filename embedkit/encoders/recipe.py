@@ -13,12 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.encoders.folder import ModelFolder
-from embedkit.encoders.settings import EncoderSettings, Join, Long, Pairs, Side, parse_layers, parse_pooling
+from embedkit.encoders.settings import (
+    WORD_POOLINGS,
+    EncoderSettings,
+    Join,
+    Long,
+    Pairs,
+    Side,
+    parse_layers,
+    parse_pooling,
+)
 from embedkit.errors import UsageError
-from embedkit.runtime.tokens import Tokenizer
+from embedkit.runtime.tokens import PROBE_WORDS, Tokenizer
 from embedkit.store import FileDigests, space_id
 
 SCHEMA = 1
+WINDOWS = "quarter"  # how `Tokenizer.encode_words` reads long sentences, and chooses the window of a word
 Floats: TypeAlias = NDArray[np.float32]
 # What a configuration says about its writer, not about its model.
 _COSMETIC = frozenset({"_name_or_path", "_commit_hash", "transformers_version"})
@@ -47,6 +57,8 @@ class Recipe:
         How a text becomes tokens.
     precision : {"float32", "bfloat16", "float16"}
         Of the model.
+    words : bool
+        Whether vectors are of words, which have no prompt, are never cut off and never normalised.
     """
 
     layers: tuple[int | Literal["last"], ...]
@@ -61,6 +73,7 @@ class Recipe:
     lowercase: bool
     pad_id: int
     precision: Literal["float32", "bfloat16", "float16"]
+    words: bool = False
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -108,7 +121,7 @@ class Recipe:
         ----------
         view_ids : sequence of str
             Ids of the spaces of `views`, in their order.
-        kind : {"text", "pair"}
+        kind : {"text", "pair", "tokens"}
             What an input is.
         """
         combined = {
@@ -158,6 +171,46 @@ def make_recipe(settings: EncoderSettings, folder: ModelFolder) -> Recipe:
         lowercase=folder.lowercase,
         pad_id=folder.pad_id,
         precision="float32" if settings.precision == "auto" else settings.precision,
+    )
+
+
+def make_word_recipe(settings: EncoderSettings, folder: ModelFolder) -> Recipe:
+    """Fill in what the settings leave to the folder, for vectors of words.
+
+    A folder's own prompt and normalising are of texts, and left aside.
+
+    Raises
+    ------
+    UsageError
+        The settings ask for what the model does not have, or for what is of texts alone.
+    """
+    for name, given in (
+        ("normalize", settings.normalize),
+        ("prompt", settings.prompt),
+        ("long", settings.long == "mean"),
+        ("side", settings.side == "left"),
+        ("pairs", settings.pairs == "bi"),
+    ):
+        if given:
+            raise UsageError(
+                f"{name} is of texts; vectors of words have no prompt, are not normalised, and long sentences are "
+                "read whole, in overlapping windows; leave it out"
+            )
+    layers = _layers(settings, folder)
+    return Recipe(
+        layers=layers,
+        poolings=parse_pooling(settings.pooling or WORD_POOLINGS[0], WORD_POOLINGS),
+        layer_join=settings.layer_join if len(layers) > 1 else "concat",
+        normalize=False,
+        pairs="cross",
+        max_length=_max_length(settings, folder),
+        side="right",
+        long="truncate",
+        prompt="",
+        lowercase=folder.lowercase,
+        pad_id=folder.pad_id,
+        precision="float32" if settings.precision == "auto" else settings.precision,
+        words=True,
     )
 
 
@@ -211,6 +264,10 @@ def view_descriptors(
     Names, paths, devices, batch sizes and threads are left out; so is what happens after the store (joining,
     normalising, pairing), so that one stored view serves all of it.
     """
+    if recipe.words:
+        of_inputs = {"unit": "word", "windows": WINDOWS, "word_probe": _word_probe(tokenizer)}
+    else:
+        of_inputs = {"prompt": recipe.prompt, "side": recipe.side, "long": recipe.long}
     common = {
         "schema": SCHEMA,
         "weights": [digests.sha256(path) for path in folder.weights],
@@ -219,14 +276,19 @@ def view_descriptors(
         "probe": tokenizer.probe(),
         "pad_id": recipe.pad_id,
         "lowercase": recipe.lowercase,
-        "prompt": recipe.prompt,
         "max_length": recipe.max_length,
-        "side": recipe.side,
-        "long": recipe.long,
+        **of_inputs,
         # Engines agree within 1e-5 in float32 alone.
         "precision": recipe.precision if recipe.precision == "float32" else f"{recipe.precision}/{engine}",
     }
     return [{**common, "layer": view.layer, "pooling": view.pooling} for view in recipe.views]
+
+
+def _word_probe(tokenizer: Tokenizer) -> str:
+    """Digest of the ids that 64 fixed words get, alone and as one sentence: words may be split unlike texts."""
+    given = tokenizer.encode_words([*([word] for word in PROBE_WORDS), list(PROBE_WORDS)])
+    parts = (given.tokens.ids, given.tokens.offsets, given.words, given.chosen)
+    return hashlib.sha256(b"".join(part.astype(np.int64).tobytes() for part in parts)).hexdigest()[:32]
 
 
 def _config_digest(config: Mapping[str, Any]) -> str:

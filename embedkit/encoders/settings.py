@@ -21,6 +21,7 @@ Side: TypeAlias = Literal["right", "left"]
 Layers: TypeAlias = int | str | Sequence[int]
 
 BATCH_TOKENS = 2048
+WORD_POOLINGS = ("first", "mean")  # of the tokens of a word
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -36,7 +37,8 @@ class EncoderSettings:
         Branch, tag or commit of a hub id.
     pooling : str, optional
         ``cls``, ``mean``, ``max``, ``last``, ``mean_sqrt_len`` or ``pooler``, or several joined by ``+``, such as
-        ``cls+mean``. Default: what a sentence-transformers folder says; else ``cls``, for decoders ``last``.
+        ``cls+mean``. Default: what a sentence-transformers folder says; else ``cls``, for decoders ``last``. Of
+        words ``first`` or ``mean`` (of the word's tokens), or both joined. Default: ``first``.
     layers : int, str or sequence of int, default -1
         Hidden states to pool: 0 are the embeddings, -1 is the model's ``last_hidden_state``. Several, also as
         ``"-1,-2"``, or ``"all"``.
@@ -98,7 +100,7 @@ class EncoderSettings:
         self._check_texts()
         self._check_counts()
         self._check_engine()
-        if self.pooling is not None:
+        if self.pooling is not None and not {part.strip() for part in self.pooling.split("+")} <= set(WORD_POOLINGS):
             parse_pooling(self.pooling)
         object.__setattr__(self, "layers", parse_layers(self.layers))
 
@@ -141,8 +143,8 @@ class EncoderSettings:
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least 1")
 
 
-def parse_pooling(pooling: str) -> tuple[str, ...]:
-    """Return the poolings of a join.
+def parse_pooling(pooling: str, allowed: Sequence[str] = POOLINGS) -> tuple[str, ...]:
+    """Return the poolings of a join, each one of those allowed.
 
     Examples
     --------
@@ -150,11 +152,11 @@ def parse_pooling(pooling: str) -> tuple[str, ...]:
     ('cls', 'mean')
     """
     parts = tuple(part.strip() for part in pooling.split("+"))
-    unknown = [part for part in parts if part not in POOLINGS]
+    unknown = [part for part in parts if part not in allowed]
     if unknown or len(set(parts)) < len(parts):
         wrong = f"{unknown[0]!r} is unknown" if unknown else "one stands twice"
         raise UsageError(
-            f"pooling {pooling!r}: {wrong}; allowed: {', '.join(POOLINGS)}, and joins such as cls+mean"
+            f"pooling {pooling!r}: {wrong}; allowed: {', '.join(allowed)}, and joins such as {allowed[0]}+mean"
         )
     return parts
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedkit.artifact import installed, load_arrays, save_arrays, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.encoders import EncoderSettings, EngineMaker, Extraction, FeatureExtractor
-from embedkit.encoders.features import StoreDtype
+from embedkit.encoders.opened import StoreDtype
 from embedkit.encoders.settings import Engine
 from embedkit.errors import (
     ArtifactError,

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
-from embedkit.encoders.features import StoreDtype
+from embedkit.encoders.opened import StoreDtype
 from embedkit.errors import DataError, SpaceMismatchError, UsageError
 from embedkit.estimators.inputs import as_inputs, kind_of
 from embedkit.export.engine import make_engine
