@@ -164,36 +164,20 @@ def test_words_become_the_tokens_that_transformers_makes_of_them(family: str, fo
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folders[family], local_files_only=True)
-    given = tokenizer_of(folders[family]).encode_words(SENTENCES)
+    given = tokenizer_of(folders[family], 500).encode_words(SENTENCES)
     offsets = given.tokens.offsets
     for row, words in enumerate(SENTENCES):
         place = slice(offsets[row], offsets[row + 1])
-        wanted = theirs(words, is_split_into_words=True, truncation=True, max_length=20)
+        wanted = theirs(words, is_split_into_words=True)
         assert given.tokens.ids[place].tolist() == wanted["input_ids"]
         assert given.words[place].tolist() == [-1 if word is None else word for word in wanted.word_ids()]
-        whole = {word for word in theirs(words, is_split_into_words=True).word_ids() if word is not None}
-        assert given.known[row] == len(whole)
+        assert given.known[row] == len({word for word in wanted.word_ids() if word is not None})
     firsts = [w != before and w >= 0 for w, before in zip(given.words, [-1, *given.words[:-1]], strict=True)]
     assert given.first.tolist() == firsts
+    assert (given.chosen == (given.words >= 0)).all()
     assert tokenizer_of(folders[family]).count_words(SENTENCES).tolist() == [
         len(theirs(words, is_split_into_words=True)["input_ids"]) for words in SENTENCES
     ]
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_a_word_of_which_the_start_is_cut_off_has_no_first_token(side: Any, folders: dict[str, Path]) -> None:
-    tokenizer = tokenizer_of(folders["bert"], max_length=8, side=side)
-    given = tokenizer.encode_words([["qqqq", "zzzz"]])  # four tokens each; six have room
-    assert given.words.tolist() == [-1, *([0] * 4 + [1] * 2 if side == "right" else [0] * 2 + [1] * 4), -1]
-    assert given.words[given.first].tolist() == ([0, 1] if side == "right" else [1])
-    assert given.known.tolist() == [2]
-    assert given.tokens.truncated.tolist() == [True]
-
-
-def test_windows_of_words_go_on_where_the_last_ended(folders: dict[str, Path]) -> None:
-    given = tokenizer_of(folders["bert"], max_length=8).encode_words([["film"] * 14, ["good"]], windows=True)
-    assert given.tokens.rows.tolist() == [0, 0, 0, 1]
-    assert given.words[given.words >= 0].tolist() == [*range(14), 0]
 
 
 def test_runs_of_sentences_are_bounded_by_characters() -> None:
@@ -222,7 +206,7 @@ def predictor(folder: Path, labels: Sequence[str] = TAGS, **more: Any) -> Predic
     described: dict[str, Any] = {
         "task": "tokens", "input": "tokens", "graphs": {}, "labels": tuple(labels), "multi_label": False,
         "has_probabilities": True, "thresholds": None, "max_length": 12, "side": "right", "prompt": "",
-        "lowercase": False, "pad_id": 0, "long": "truncate", "normalize": False, "bias": (), "width": 32,
+        "lowercase": False, "pad_id": 0, "long": "windows", "normalize": False, "bias": (), "width": 32,
     }  # fmt: skip
     shape = {"logits": ["batch", "length", len(labels)]}
     inputs = {"input_ids": np.int64, "attention_mask": np.int64}
@@ -244,16 +228,7 @@ def test_a_word_has_the_tag_of_its_first_token(folders: dict[str, Path]) -> None
                 assert tag == TAGS[int(ids.encode_words([[word]]).tokens.ids[1]) % 5]
                 assert score == pytest.approx(10 / 14)
     assert found.empty.tolist() == [0, 0, 0, 2]
-    assert found.truncated.tolist() == [0, 0, 0, 0]
     assert model.predict_tokens(sentences) == found.tags
-
-
-def test_words_beyond_the_maximum_are_outside_and_counted(folders: dict[str, Path]) -> None:
-    found = predictor(folders["bert"]).tag([["good"] * 14, ["bad", "", *["good"] * 10]])
-    assert found.truncated.tolist() == [4, 1]  # ten have room
-    assert found.empty.tolist() == [0, 1]
-    assert found.tags[0][10:] == ["O"] * 4
-    assert [score is None for score in found.scores[0]] == [False] * 10 + [True] * 4
 
 
 def test_tags_of_single_words_have_none_where_nothing_was_read(folders: dict[str, Path]) -> None:
@@ -286,7 +261,7 @@ def test_answers_do_not_depend_on_the_batch(folders: dict[str, Path]) -> None:
     for row, words in enumerate(sentences):
         alone = model.tag([words])
         assert alone.tags[0] == together.tags[row]
-        assert alone.truncated[0] == together.truncated[row]
+        assert alone.empty[0] == together.empty[row]
     assert model._session.handle.lengths[0] == 12
 
 

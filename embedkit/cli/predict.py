@@ -24,10 +24,9 @@ if TYPE_CHECKING:
         ExportedClassifier,
         ExportedPredictions,
         ExportedTagger,
-        Reading,
-        Tagged,
     )
     from embedkit.estimators.frozen import FrozenClassifier, Predictions
+    from embedkit.estimators.tagging import Reading, Tagged
     from embedkit.estimators.tuned import TunedClassifier
 
 _BYTES = 1 << 16  # of stdin at once; fewer where fewer are there, so that no answer waits for the next text

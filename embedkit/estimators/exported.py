@@ -5,37 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.data.labels import LabelCodec
-from embedkit.data.text import counted, lost
+from embedkit.data.text import lost, unread
 from embedkit.errors import ArtifactError, UsageError
+from embedkit.estimators.tagging import Reading, Tagged, tag_inputs
 from embedkit.runtime.decide import Thresholds
-from embedkit.runtime.description import Label
-from embedkit.runtime.entities import FoundEntity, has_spans, locate_entities
+from embedkit.runtime.entities import has_spans
 from embedkit.runtime.loading import load
 from embedkit.runtime.predictor import BATCH_TOKENS, Predictor
-from embedkit.runtime.texts import check_texts
+from embedkit.runtime.tagging import Aggregation, TokenAnswers, joined_answers
 from embedkit.runtime.tokens import Text, Words
-from embedkit.runtime.words import Span, split_words
 
 _ROWS = 2048  # between two reports of progress
-
-
-@dataclass
-class Reading:
-    """What answering has cost, under the names that `embedkit.encoders.Extraction` has."""
-
-    rows: int = 0
-    truncated: int = 0
-    empty: int = 0
-    seconds: float = 0.0
-    load_seconds: float = 0.0
 
 
 class ExportedPredictions(NamedTuple):
@@ -117,29 +104,6 @@ class ExportedClassifier:
         return lost(rows, truncated, empty, description.max_length, description.side)
 
 
-class Tagged(NamedTuple):
-    """Answers for the words of sentences, in input order.
-
-    Attributes
-    ----------
-    words : list of list of str
-        As they were given, or as a text was split.
-    tags, scores : list of list
-        As `embedkit.runtime.TokenAnswers` has them.
-    entities : list of list of dict, or None
-        As `embedkit.runtime.Predictor.entities` has them; of words that were given, in their text with a blank
-        between two. None where tags stand for single words.
-    extraction : Reading
-        `truncated` and `empty` count words.
-    """
-
-    words: list[list[str]]
-    tags: list[list[Label | None]]
-    scores: list[list[float | None]]
-    entities: list[list[FoundEntity]] | None
-    extraction: Reading
-
-
 @dataclass(eq=False)
 class ExportedTagger:
     """An opened folder whose graph answers for each word.
@@ -147,54 +111,75 @@ class ExportedTagger:
     Attributes
     ----------
     predictor : Predictor
+    codec : LabelCodec
     load_seconds : float
         Wall time of opening it.
     """
 
     predictor: Predictor
+    codec: LabelCodec
     load_seconds: float = 0.0
+    texts_per_row: int = 1
     kind: str = "tokens"
+    multi_label: bool = False
+    thresholds: None = None
+    _progress: Callable[[int], None] | None = None
 
-    def predict(self, inputs: Sequence[str | Words], *, rows: NDArray[np.int64] | None = None) -> Tagged:
-        """Tag texts, which are split into words, or lists of words; `rows` are what messages call them."""
-        start = time.perf_counter()
-        if inputs and isinstance(inputs[0], str):
-            texts = cast("Sequence[str]", inputs)
-            check_texts(texts, None if rows is None else rows.tolist())
-            spans = [split_words(text) for text in texts]
-            sentences = [[text[a:b] for a, b in some] for text, some in zip(texts, spans, strict=True)]
-        else:
-            sentences = [list(words) for words in inputs]
-            texts = [" ".join(words) for words in sentences]
-            spans = [_spans_of(words) for words in sentences]
-        found = self.predictor.tag(sentences, rows=rows)
-        entities = None
-        if has_spans(self.predictor.labels):
-            each = zip(texts, spans, found.tags, found.scores, strict=True)
-            entities = [locate_entities(*one) for one in each]
-        cost = Reading(len(inputs), int(found.truncated.sum()), int(found.empty.sum()))
-        cost.seconds, cost.load_seconds = time.perf_counter() - start, self.load_seconds
-        return Tagged(sentences, found.tags, found.scores, entities, cost)
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The tags, in the order of their codes."""
+        return self.codec.names
+
+    @property
+    def spans(self) -> bool:
+        """Whether tags stand for spans of words."""
+        return has_spans(self.labels)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the manifest says of the training."""
+        return self.predictor.about
+
+    def report_to(self, progress: Callable[[int], None]) -> None:
+        """Tell `progress` the number of sentences that became ready."""
+        self._progress = progress
+
+    def predict(
+        self,
+        inputs: Sequence[str | Words],
+        *,
+        rows: NDArray[np.int64] | None = None,
+        aggregation: Aggregation | None = None,
+    ) -> Tagged:
+        """Tag texts, which are split into words, or lists of words.
+
+        Parameters
+        ----------
+        inputs : sequence of str, or of list of str
+        rows : ndarray of int64, shape (n,), optional
+            What messages call them. Default: 1 to n.
+        aggregation : {"first", "average", "max", "none"}, optional
+            As `embedkit.runtime.tagging.Tagging` has it. Default: what the folder says.
+        """
+
+        def answer(sentences: list[Words], numbers: NDArray[np.int64] | None) -> TokenAnswers:
+            parts = []
+            for first in range(0, max(1, len(sentences)), _ROWS):
+                part = slice(first, first + _ROWS)
+                mine = None if numbers is None else numbers[part]
+                parts.append(self.predictor.tag(sentences[part], rows=mine, aggregation=aggregation))
+                if self._progress is not None:
+                    self._progress(len(sentences[part]))
+            return joined_answers(parts)
+
+        tagged = tag_inputs(inputs, rows, answer, spans=self.spans)
+        tagged.extraction.load_seconds = self.load_seconds
+        tagged.extraction.seconds += self.load_seconds
+        return tagged
 
     def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
-        """Say how many words of some inputs were not read."""
-        said, limit = [], self.predictor.description.max_length
-        if truncated:
-            said.append(
-                f"{counted(truncated, 'word')} of {counted(rows, 'input')} lie beyond the {limit} tokens that the "
-                "model reads, and have no score"
-            )
-        if empty:
-            said.append(
-                f"{counted(empty, 'word')} of {counted(rows, 'input')} hold nothing that the tokenizer knows"
-            )
-        return said
-
-
-def _spans_of(words: Sequence[str]) -> list[Span]:
-    """Return where words are in their text with a blank between two."""
-    ends = accumulate(len(word) + 1 for word in words)
-    return [(end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True)]
+        """Say how many words of some sentences hold nothing."""
+        return unread(rows, empty)
 
 
 def _joined(parts: Sequence[NDArray[np.floating[Any]] | None]) -> NDArray[np.floating[Any]] | None:
@@ -214,9 +199,7 @@ def load_exported(
     """
     found = open_exported(folder, precision=precision, threads=threads, batch_tokens=batch_tokens)
     if isinstance(found, ExportedTagger):
-        raise UsageError(
-            f"{folder} is a token classifier: embedkit predict answers with it, and nothing else does so far"
-        )
+        raise UsageError(f"{folder} is a tagger, which answers for words; this reads texts or pairs of texts")
     return found
 
 
@@ -233,7 +216,7 @@ def open_exported(
     start = time.perf_counter()
     predictor = load(folder, precision, threads, batch_tokens=batch_tokens or BATCH_TOKENS)
     if predictor.description.task == "tokens":
-        return ExportedTagger(predictor, time.perf_counter() - start)
+        return ExportedTagger(predictor, _codec(folder, predictor), time.perf_counter() - start)
     predictor.require("sequence")
     codec = _codec(folder, predictor)
     return ExportedClassifier(predictor, codec, time.perf_counter() - start)

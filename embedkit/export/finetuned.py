@@ -122,7 +122,7 @@ class TaskSource:
             prompt="",
             lowercase=False,
             pad_id=folder.pad_id,
-            long="truncate",
+            long="windows" if task == "tokens" else "truncate",
             normalize=False,
             bias=(),
             width=folder.hidden,
@@ -170,7 +170,9 @@ class TaskSource:
 
         tokens = encoded(self.tokenizer, self.inputs)
         found = torch_logits(self._model, tokens, types=self._takes_types, threads=threads)
-        return found if self.description.task == "tokens" else [logits[None] for logits in found]
+        if self.description.task == "tokens":  # the windows of an input stand one after another
+            return np.split(np.concatenate(found), np.cumsum(tokens.row_lengths)[:-1])
+        return [logits[None] for logits in found]
 
     def answer_of(self, predictor: Predictor) -> Answer:
         """Return what gives logits."""

@@ -171,7 +171,10 @@ def splits_alike(theirs: Any, tokenizer: Tokenizer, inputs: Sequence[Input]) -> 
                 given = theirs(tokenizer.prompt + first, *second, **how)
         except Exception:  # as above
             return False
-        if list(given["input_ids"]) != encoded(tokenizer, [item]).ids.tolist():
+        tokens = encoded(tokenizer, [item])
+        window = -1 if tokenizer.side == "left" else 0  # of a list of words, what transformers leaves of it
+        start, end = tokens.offsets[[window - 1, window] if window else [0, 1]]
+        if list(given["input_ids"]) != tokens.ids[start:end].tolist():
             return False
     return True
 
@@ -262,14 +265,15 @@ def _small(verdict: Verdict | None) -> list[str]:
 
 def _reading(description: Description) -> list[str]:
     """Return what is done to a text, and what tools that read the graph alone do not do."""
-    long = "are read in windows" if description.long == "mean" else "lose what is beyond"
-    lines = [f"- Texts of more than {description.max_length} tokens {long}."]
+    long = {"mean": "are read in windows", "windows": "are read in overlapping windows"}
+    become = long.get(description.long, "lose what is beyond")
+    lines = [f"- Texts of more than {description.max_length} tokens {become}."]
     apart = []
     if description.prompt:
         apart.append(f"put {code(description.prompt)} before every text")
     if description.thresholds is not None:
         apart.append("apply the thresholds in `embedkit.json`")
-    if description.long == "mean":
+    if description.long in long:
         apart.append("read long texts in windows")
     if apart:
         lines.append(f"- Other tools than embedkit.runtime do not {', nor '.join(apart)}.")

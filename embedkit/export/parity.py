@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embedkit.errors import ExportError
 from embedkit.export.dense import CERTAIN
-from embedkit.runtime.tokens import Text, Tokenizer, Tokens
+from embedkit.runtime.tokens import Text, Tokenizer, Tokens, Words
 
 Input: TypeAlias = Text | list[str]
 """What a graph is compared on: a text, a pair, or a sentence as words."""
@@ -60,10 +60,15 @@ class Parity:
 
 
 def encoded(tokenizer: Tokenizer, inputs: Sequence[Input]) -> Tokens:
-    """Tokenise texts, pairs or lists of words as the graph is given them."""
+    """Tokenise texts, pairs or lists of words as the graph is given them; a long list of words is many windows."""
     if inputs and isinstance(inputs[0], list):
-        return tokenizer.encode_words(inputs).tokens
+        return tokenizer.encode_words(cast("Sequence[Words]", inputs)).tokens
     return tokenizer.encode(cast("Sequence[Text]", inputs))
+
+
+def longest_windows(tokens: Tokens) -> NDArray[np.int64]:
+    """Return the tokens of each input's longest window, shape (n,)."""
+    return np.maximum.reduceat(tokens.lengths, np.searchsorted(tokens.rows, np.arange(len(tokens.truncated))))
 
 
 def _count(tokenizer: Tokenizer, inputs: Sequence[Input]) -> NDArray[np.int64]:

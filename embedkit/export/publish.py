@@ -17,7 +17,7 @@ from embedkit.export.finetuned import TaskSource, Tuned
 from embedkit.export.folder import GRAPH, SMALL, card, write_config, write_tokenizer
 from embedkit.export.frozen import FrozenSource, Trained
 from embedkit.export.outcomes import answering
-from embedkit.export.parity import Input, Parity, compare, encoded
+from embedkit.export.parity import Input, Parity, compare, encoded, longest_windows
 from embedkit.export.source import Source
 from embedkit.export.speed import Latency, latencies
 from embedkit.export.verdict import FLOAT, INT8, Answer, Trial, Verdict, decide_int8
@@ -165,7 +165,7 @@ def _export(
             write_json(stage / name, content)
         opener = _opener(source, stage, threads)
         predictor = opener(stage / GRAPH, batching=_together)
-        lengths = encoded(source.tokenizer, source.inputs).lengths
+        lengths = longest_windows(encoded(source.tokenizer, source.inputs))
         parity = compare(source.inputs, lengths, expected, source.answer_of(predictor), source.decide)
         one = _sentence(source, lengths)
         exported = Exported(target, parity, size, _time(predictor, *one, threads))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedkit.runtime.loading import load
-from embedkit.runtime.predictor import Answers, Predictor, TokenAnswers
+from embedkit.runtime.predictor import Answers, Predictor
+from embedkit.runtime.tagging import TokenAnswers
 
 __all__ = ["Answers", "Predictor", "TokenAnswers", "load"]

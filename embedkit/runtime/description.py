@@ -10,14 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.runtime.decide import Thresholds, decide, probabilities
+from embedkit.runtime.tagging import AGGREGATIONS, DECODINGS, Aggregation, Decoding
 from embedkit.runtime.tokens import Side
+from embedkit.runtime.words import RULE
 
 Label: TypeAlias = str | int | float | bool
 Floats: TypeAlias = NDArray[np.floating[Any]]
 TASKS = ("sequence", "tokens", "encoder")
+LONG = ("truncate", "mean", "windows")
 PROBLEMS = ("single_label_classification", "multi_label_classification")
 INPUTS = ("text", "pair", "tokens")
 ANY_INPUT = "any"
+_WORDS = {"split": RULE, "aggregation": "first", "decoding": "argmax"}  # which mean nothing for texts
 _OUTPUTS = {"sequence": "logits", "tokens": "logits", "encoder": "sentence_embedding"}
 
 
@@ -42,8 +46,8 @@ class Description:
     thresholds : Thresholds, optional
     max_length, side, prompt, lowercase, pad_id
         As `embedkit.runtime.tokens.Tokenizer` takes them.
-    long : {"truncate", "mean"}
-        What becomes of longer texts.
+    long : {"truncate", "mean", "windows"}
+        What becomes of longer texts; sentences of words are always read in overlapping windows.
     normalize : bool
         Whether vectors are scaled to length 1.
     bias : tuple of float
@@ -55,6 +59,8 @@ class Description:
     poolings : tuple of str
         Where that output holds the states of tokens (folders that others made): what vectors are made of them
         and joined. Else empty.
+    aggregation, decoding : str
+        For words, as `embedkit.runtime.tagging.Tagging` takes them.
     """
 
     task: str
@@ -75,6 +81,8 @@ class Description:
     width: int
     output: str = ""
     poolings: tuple[str, ...] = ()
+    aggregation: Aggregation = "first"
+    decoding: Decoding = "argmax"
 
     def __post_init__(self) -> None:
         if not self.output:
@@ -109,6 +117,7 @@ class Description:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads back."""
+        words = {"split": RULE, "aggregation": self.aggregation, "decoding": self.decoding}
         return {
             "task": self.task,
             "input": self.input,
@@ -128,12 +137,14 @@ class Description:
             "normalize": self.normalize,
             "bias": list(self.bias),
             "width": self.width,
+            **({"words": words} if self.task == "tokens" else {}),
         }
 
     @classmethod
     def from_json(cls, described: Mapping[str, Any]) -> Description:
         """Read back what `to_json` gave; `ValueError`, `TypeError` or `KeyError` where it is something else."""
         tokens, thresholds = described["tokens"], described["thresholds"]
+        words = _of_type(described["words"], dict) if described["task"] == "tokens" else _WORDS
         found = cls(
             task=_one_of(described["task"], TASKS),
             input=_one_of(described["input"], INPUTS),
@@ -147,11 +158,14 @@ class Description:
             prompt=_of_type(tokens["prompt"], str),
             lowercase=_of_type(tokens["lowercase"], bool),
             pad_id=_of_type(tokens["pad_id"], int),
-            long=_one_of(described["long"], ("truncate", "mean")),
+            long=_one_of(described["long"], LONG),
             normalize=_of_type(described["normalize"], bool),
             bias=tuple(float(value) for value in _of_type(described["bias"], list)),
             width=_of_type(described["width"], int),
+            aggregation=_one_of(words["aggregation"], AGGREGATIONS),
+            decoding=_one_of(words["decoding"], DECODINGS),
         )
+        _one_of(words["split"], (RULE,))
         found.check()
         return found
 
@@ -163,8 +177,12 @@ class Description:
             raise ValueError(f"{len(self.labels)} labels of the task {self.task}, some of them equal")
         if (self.task == "tokens") != (self.input == "tokens"):
             raise ValueError(f"the task {self.task} does not read {self.input}")
-        if self.task == "tokens" and (self.multi_label or self.thresholds or self.long != "truncate"):
-            raise ValueError("several labels, thresholds and windows are not for words")
+        if self.task == "tokens" and (self.multi_label or self.thresholds):
+            raise ValueError("several labels and thresholds are not for words")
+        if (self.task == "tokens") != (self.long == "windows"):
+            raise ValueError(f"the task {self.task} does not read long inputs as {self.long}")
+        if self.task == "tokens" and not all(isinstance(label, str) for label in self.labels):
+            raise TypeError("tags are not strings")
         if self.thresholds is not None:
             wanted = len(self.labels) if self.multi_label else 1
             if len(self.thresholds.values) != wanted or (not self.multi_label and len(self.labels) != 2):

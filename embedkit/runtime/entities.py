@@ -99,7 +99,7 @@ def locate_entities(
     spans : sequence of (int, int)
         Where its words are.
     tags, scores : sequence
-        Of each word, as `embedkit.runtime.predictor.TokenAnswers` has them.
+        Of each word, as `embedkit.runtime.tagging.TokenAnswers` has them.
     """
     found: list[FoundEntity] = []
     for kind, first, last in entities_of(tags):

@@ -117,7 +117,7 @@ def describe(facts: ModelFacts, graphs: dict[str, str], session: Session) -> Des
         prompt=prompt,
         lowercase=encoder and facts.lowercase,
         pad_id=facts.pad_id,
-        long="truncate",
+        long="windows" if task == "tokens" else "truncate",
         normalize=encoder and facts.normalize,
         bias=(),
         width=facts.hidden * len(poolings),

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from embedkit.errors import ArtifactError, DataError, UsageError
 from embedkit.runtime.batching import pad, plan
-from embedkit.runtime.decide import softmax
 from embedkit.runtime.description import ANY_INPUT, Description, Floats, Label
-from embedkit.runtime.entities import OUTSIDE, FoundEntity, has_spans, locate_entities
+from embedkit.runtime.entities import FoundEntity, has_spans, locate_entities
 from embedkit.runtime.pooling import pool
 from embedkit.runtime.session import Session
-from embedkit.runtime.texts import check_texts, check_unicode, check_words, chunks_of
+from embedkit.runtime.tagging import Aggregation, Tagging, TokenAnswers
+from embedkit.runtime.texts import check_texts, check_unicode, checked_sentences, chunks_of
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens, Words
 from embedkit.runtime.windows import WindowMerger
-from embedkit.runtime.words import split_words
+from embedkit.runtime.words import split_words, words_of
 
 BATCH_TOKENS = 1024  # most tokens of a batch: what the caches of a CPU core bear
 Batching: TypeAlias = Callable[[NDArray[np.int64], int], list[NDArray[np.int64]]]
@@ -47,27 +47,6 @@ class Answers(NamedTuple):
     scores: Floats | None
     truncated: NDArray[np.bool_]
     empty: NDArray[np.bool_]
-
-
-class TokenAnswers(NamedTuple):
-    """Answers for the words of n sentences, in input order.
-
-    Attributes
-    ----------
-    tags : list of list
-        One for each word. A word that the model did not read has ``"O"`` where tags stand for spans, else None.
-    scores : list of list of float or None
-        The tag's probability; None for a word that the model did not read.
-    truncated : ndarray of int64, shape (n,)
-        Words of each sentence that were not read because they are beyond the most tokens.
-    empty : ndarray of int64, shape (n,)
-        Words of each sentence that the tokenizer makes nothing of.
-    """
-
-    tags: list[list[Label | None]]
-    scores: list[list[float | None]]
-    truncated: NDArray[np.int64]
-    empty: NDArray[np.int64]
 
 
 class Predictor:
@@ -235,41 +214,55 @@ class Predictor:
         DataError
             An input is no list of words.
         UsageError
-            The folder holds no token classifier.
+            The folder holds no token classifier, or its words are aggregated as ``"none"``.
         """
         return self.tag(sentences).tags
 
-    def tag(self, sentences: Sequence[Words], *, rows: NDArray[np.int64] | None = None) -> TokenAnswers:
-        """Tag words, and say how sure and what was not read; `rows` are as for `answer`.
+    def tag(
+        self,
+        sentences: Sequence[Words],
+        *,
+        rows: NDArray[np.int64] | None = None,
+        aggregation: Aggregation | None = None,
+    ) -> TokenAnswers:
+        """Tag words, and say how sure.
 
-        A word has the tag of its first token, as it had in training.
+        Parameters
+        ----------
+        sentences : sequence of list of str
+        rows : ndarray of int64, optional
+            As for `answer`.
+        aggregation : {"first", "average", "max", "none"}, optional
+            As for `embedkit.runtime.tagging.Tagging`. Default: what the folder says.
+
+        Raises
+        ------
+        DataError
+            An input is no list of words.
+        UsageError
+            The folder holds no token classifier, or there is no such aggregation.
         """
         self.require("tokens")
-        sentences = self._sentences(sentences, rows)
-        outside = OUTSIDE if has_spans(self.labels) else None
-        tags: list[list[Label | None]] = []
-        scores: list[list[float | None]] = []
-        truncated, empty = np.zeros(len(sentences), np.int64), np.zeros(len(sentences), np.int64)
-        for part in chunks_of(sentences):
-            found = self._tagged(sentences[part])
-            truncated[part], empty[part] = found.truncated, found.empty
-            codes, end = found.codes.tolist(), 0
-            names = [outside if code < 0 else self.labels[code] for code in codes]
-            known = [None if code < 0 else score for code, score in zip(codes, found.scores.tolist(), strict=True)]
-            for words in sentences[part]:
-                start, end = end, end + len(words)
-                tags.append(names[start:end])
-                scores.append(known[start:end])
-        return TokenAnswers(tags, scores, truncated, empty)
+        how = self.description
+        tagging = Tagging(
+            self._tokenizer, self.labels, aggregation=aggregation or how.aggregation, decoding=how.decoding
+        )
+        return tagging.answer(sentences, self._token_logits, rows=rows)
 
-    def entities(self, texts: Sequence[str]) -> list[list[FoundEntity]]:
+    def entities(self, texts: Sequence[str], *, aggregation: Aggregation | None = None) -> list[list[FoundEntity]]:
         """Find the entities of texts, which are split into words by `embedkit.runtime.words.split_words`.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        aggregation : {"first", "average", "max", "none"}, optional
+            As for `tag`.
 
         Returns
         -------
         list of list of dict
             ``entity_group``, ``score`` (the mean of its words' probabilities), ``word``, ``start`` and ``end``:
-            ``text[start:end]`` is ``word``. Words beyond the most tokens are in no entity; `tag` counts them.
+            ``text[start:end]`` is ``word``.
 
         Raises
         ------
@@ -286,52 +279,27 @@ class Predictor:
         if len(texts) and not isinstance(texts[0], str):
             raise DataError("entities are found in texts; the input holds pairs")
         spans = [split_words(text) for text in texts]
-        sentences = [[text[a:b] for a, b in some] for text, some in zip(texts, spans, strict=True)]
-        found = self.tag(sentences)
-        every = zip(texts, spans, found.tags, found.scores, strict=True)
+        found = self.tag(words_of(texts, spans), aggregation=aggregation)
+        every = zip(texts, found.located(spans), found.tags, found.scores, strict=True)
         return [locate_entities(*each) for each in every]
 
     def token_logits(self, sentences: Sequence[Words]) -> list[NDArray[np.float32]]:
-        """Return what the graph gives for each token of each sentence, special tokens too: (tokens, C) each."""
+        """Return what the graph gives for each token of each sentence, special tokens too: (tokens, C) each.
+
+        The windows of a sentence that is too long stand one after another.
+        """
         self.require("tokens")
-        given = self._tokenizer.encode_words(self._sentences(sentences, None))
-        found = np.empty((len(given.words), len(self.labels)), np.float32)
-        for places, logits in self._token_rows(given.tokens, np.ones(len(given.words), bool)):
-            found[places] = logits
-        return np.split(found, given.tokens.offsets[1:-1])
-
-    def _sentences(self, sentences: Sequence[Words], rows: NDArray[np.int64] | None) -> list[Words]:
-        if isinstance(sentences, str):
-            raise UsageError("give a list of lists of words, not a text; entities() takes texts")
-        listed = list(sentences)
-        numbers = None if rows is None else rows.tolist()
-        check_words(listed, numbers)
-        check_unicode(listed, numbers)
-        return listed
-
-    def _tagged(self, sentences: list[Words]) -> _Tagged:
-        """Answer for all words of some sentences, one after another."""
-        given = self._tokenizer.encode_words(sentences)
-        counts = np.fromiter(map(len, sentences), np.int64, len(sentences))
-        row_of = np.repeat(given.tokens.rows, given.tokens.lengths)
-        word_of = (np.cumsum(counts) - counts)[row_of] + given.words
-        codes, scores = np.full(counts.sum(), -1, np.int64), np.zeros(counts.sum())
-        for places, logits in self._token_rows(given.tokens, given.first):
-            known = softmax(logits.astype(np.float64))
-            codes[word_of[places]] = known.argmax(axis=1)
-            scores[word_of[places]] = known.max(axis=1)
-        read = np.bincount(row_of[given.first], minlength=len(sentences))
-        return _Tagged(codes, scores, given.known - read, counts - given.known)
-
-    def _token_rows(
-        self, tokens: Tokens, wanted: NDArray[np.bool_]
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield the places of the wanted tokens of each batch, and their logits."""
-        for windows, (logits, *_) in self._outputs_of(tokens):
+        tokens = self._tokenizer.encode_words(checked_sentences(sentences, None)).tokens
+        found = np.empty((len(tokens.ids), len(self.labels)), np.float32)
+        for windows, logits in self._token_logits(tokens):
             places = tokens.offsets[windows][:, None] + np.arange(logits.shape[1])
             there = places < tokens.offsets[windows + 1][:, None]
-            there[there] = wanted[places[there]]
-            yield places[there], logits[there]
+            found[places[there]] = logits[there]
+        return np.split(found, np.cumsum(tokens.row_lengths)[:-1])
+
+    def _token_logits(self, tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Yield windows and the logits of their tokens, (B, L, C)."""
+        return ((windows, logits) for windows, (logits, *_) in self._outputs_of(tokens))
 
     # ----------------------------------------------------------------------------------------- computing
 
@@ -402,10 +370,3 @@ class _Run(NamedTuple):
     values: NDArray[np.float32]
     truncated: NDArray[np.bool_]
     empty: NDArray[np.bool_]
-
-
-class _Tagged(NamedTuple):
-    codes: NDArray[np.int64]  # of each word; -1 where it was not read
-    scores: NDArray[np.float64]
-    truncated: NDArray[np.int64]  # of each sentence
-    empty: NDArray[np.int64]

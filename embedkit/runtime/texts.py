@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedkit.errors import DataError, UsageError
 from embedkit.runtime.tokens import Text, Words
 
@@ -43,6 +46,19 @@ def check_words(inputs: Sequence[object], rows: Iterable[int] | None = None) -> 
         wrong = next((place for place, word in enumerate(item, 1) if not isinstance(word, str)), None)
         if wrong is not None:
             raise DataError(f"row {row}: word {wrong} is of type {type(item[wrong - 1]).__name__}, not a text")
+
+
+def checked_sentences(sentences: Sequence[Words], rows: Sequence[int] | NDArray[np.int64] | None) -> list[Words]:
+    """Return sentences as a list; raise `DataError` for one that is no list of words, or has no UTF-8.
+
+    `rows` are as for `check_texts`.
+    """
+    if isinstance(sentences, str):
+        raise UsageError("give a list of lists of words, not a text; entities() takes texts")
+    listed = list(sentences)
+    check_words(listed, rows)
+    check_unicode(listed, rows)
+    return listed
 
 
 def require_texts(kind: str) -> None:

@@ -63,7 +63,8 @@ class Tokens:
     truncated : ndarray of bool, shape (N,)
         Inputs that lost tokens.
     content : ndarray of int64, shape (N,)
-        Tokens of each input over all its windows, special tokens not counted.
+        Tokens of each input over all its windows, special tokens not counted; one that stands in several windows
+        counts once.
     """
 
     ids: NDArray[np.int32]
@@ -107,18 +108,67 @@ class Located(NamedTuple):
 
 
 class WordTokens(NamedTuple):
-    """Tokens of lists of words or of texts, and which word each of them is of.
+    """Tokens of lists of words in overlapping windows, and which word each of them is of.
+
+    A word counts in one window: the one where its first token is farthest from the nearer edge. The ends of the
+    list are no edges, and of two windows as good the earlier one counts.
+
+    Attributes
+    ----------
+    tokens : Tokens
+        T tokens in W windows.
+    words : ndarray of int64, shape (T,)
+        The place of a token's word in its list; -1 for special tokens.
+    first : ndarray of bool, shape (T,)
+        Whether it is the first token of its word, in the window where the word counts: once for each word that has
+        a token.
+    chosen : ndarray of bool, shape (T,)
+        Whether it is any token of its word, in the window where the word counts. A word of more tokens than a
+        window has room for has some in other windows alone, which are not chosen.
+    known : ndarray of int64, shape (N,)
+        Words of each list that have a token.
+    """
+
+    tokens: Tokens
+    words: NDArray[np.int64]
+    first: NDArray[np.bool_]
+    chosen: NDArray[np.bool_]
+    known: NDArray[np.int64]
+
+
+class PieceTokens(NamedTuple):
+    """Lists of words, in which each token stands for itself.
+
+    Attributes
+    ----------
+    given : WordTokens
+        Whose words are the P pieces that the tokenizer makes of the words, one token each; each of them counts in
+        its own window.
+    words : ndarray of int64, shape (P,)
+        The place of a piece's word in its list.
+    spans : ndarray of int64, shape (P, 2)
+        First character of a piece and the one after its last, counted in its word. A piece may cover no character,
+        or the same ones as its neighbour (bytes of one character).
+    """
+
+    given: WordTokens
+    words: NDArray[np.int64]
+    spans: NDArray[np.int64]
+
+
+class NumberedTokens(NamedTuple):
+    """Tokens of texts, and which of the tokenizer's own words each of them is of.
 
     Attributes
     ----------
     tokens : Tokens
         As `Tokenizer.encode` gives them; T tokens.
     words : ndarray of int64, shape (T,)
-        The place of a token's word in its list or text; -1 for special tokens.
+        The place of a token's word in its text; -1 for special tokens.
     first : ndarray of bool, shape (T,)
         Whether it is the first token of its word.
     known : ndarray of int64, shape (N,)
-        Words of each list or text that have a token, also one that was cut off.
+        Words of each text that have a token, also one that was cut off.
     """
 
     tokens: Tokens
@@ -253,26 +303,33 @@ class Tokenizer:
         parts_of = np.repeat(np.arange(len(parts)), sizes[:, 0])
         return Located(laid, sources, np.array(spans, np.int64).reshape(-1, 2), parts_of)
 
-    def encode_words(self, sentences: Sequence[Words], *, windows: bool = False) -> WordTokens:
+    def encode_words(self, sentences: Sequence[Words]) -> WordTokens:
         """Tokenise lists of words, each word by itself, as training on words does (``is_split_into_words``).
+
+        Nothing is cut off. A list of more tokens than have room becomes windows of `max_length`, of which two
+        neighbours share a quarter of the room; the last one ends where the list does.
 
         Parameters
         ----------
         sentences : sequence of sequence of str
-            N lists. A word may have no token (an empty one, a lone variation selector).
-        windows : bool, default=False
-            As for `encode`.
+            N lists. A word may have no token (an empty one, a lone variation selector). Every list has a window,
+            also an empty one.
         """
-        lists = [list(words) for words in sentences]
-        encodings = self._backend.encode_batch(lists, is_pretokenized=True, add_special_tokens=False)
-        sizes = np.array([[len(encoding) for encoding in encodings]], np.int64).reshape(1, -1)
-        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, int(sizes.sum()))
-        words = np.fromiter(chain.from_iterable(e.word_ids for e in encodings), np.int64, len(ids))
-        rows = np.repeat(np.arange(len(lists)), sizes[0])
-        first = np.append(True, (np.diff(words) != 0) | (np.diff(rows) != 0))[: len(ids)]
-        return self._worded(ids, sizes, words, first, windows=windows)
+        split = self._split_words(sentences)
+        return self._windowed(split.ids, split.sizes, split.words)
 
-    def number_words(self, texts: Sequence[Text], *, windows: bool = False) -> WordTokens:
+    def encode_pieces(self, sentences: Sequence[Words]) -> PieceTokens:
+        """Tokenise lists of words as `encode_words` does, every token being a word of its own.
+
+        Parameters
+        ----------
+        sentences : sequence of sequence of str
+        """
+        split = self._split_words(sentences, spans=True)
+        pieces = _ranges(np.zeros_like(split.sizes), split.sizes)
+        return PieceTokens(self._windowed(split.ids, split.sizes, pieces), split.words, split.spans)
+
+    def number_words(self, texts: Sequence[Text], *, windows: bool = False) -> NumberedTokens:
         """Tokenise texts or pairs as `encode` does, and count the words that the tokenizer itself makes of them.
 
         A word is what the pre-tokenizer cuts out (punctuation is one where it does so: BERT's and byte-level ones,
@@ -301,30 +358,17 @@ class Tokenizer:
         counts = np.bincount(texts_of[first], minlength=sizes.size).reshape(sizes.shape)
         begin = np.cumsum(counts.ravel()) - counts.ravel() - (np.cumsum(counts, 0) - counts).ravel()
         words = np.cumsum(first) - 1 - np.repeat(begin, sizes.ravel())
-        return self._worded(ids, sizes, words, first, windows=windows)
+        laid, sources = self._traced(ids, sizes, windows=windows)
+        there = sources >= 0
+        known, begins = np.full(len(sources), -1, np.int64), np.zeros(len(sources), bool)
+        known[there], begins[there] = words[sources[there]], first[sources[there]]
+        return NumberedTokens(laid, known, begins, counts.sum(0))
 
     def _marked(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Whether the vocabulary writes each token with a leading U+2581, SentencePiece's mark of a blank."""
         distinct, places = np.unique(ids, return_inverse=True)
         marked = np.fromiter((self.name(i).startswith("\u2581") for i in distinct.tolist()), bool, len(distinct))
         return np.asarray(marked[places])
-
-    def _worded(
-        self,
-        ids: NDArray[np.int32],
-        sizes: NDArray[np.int64],
-        words: NDArray[np.int64],
-        first: NDArray[np.bool_],
-        *,
-        windows: bool,
-    ) -> WordTokens:
-        """Arrange `ids` as `_traced` does, with the word of each and whether it begins there."""
-        laid, sources = self._traced(ids, sizes, windows=windows)
-        there = sources >= 0
-        known, begins = np.full(len(sources), -1, np.int64), np.zeros(len(sources), bool)
-        known[there], begins[there] = words[sources[there]], first[sources[there]]
-        inputs = np.repeat(np.tile(np.arange(sizes.shape[1]), len(sizes)), sizes.ravel())
-        return WordTokens(laid, known, begins, np.bincount(inputs[first], minlength=sizes.shape[1]))
 
     def name(self, token: int) -> str:
         """Return how the vocabulary writes a token."""
@@ -344,6 +388,50 @@ class Tokenizer:
         sources = np.where(laid.ids < 0, -1 - laid.ids, -1).astype(np.int64)
         laid.ids[sources >= 0] = ids[sources[sources >= 0]]
         return laid, sources
+
+    def _split_words(self, sentences: Sequence[Words], *, spans: bool = False) -> _SplitWords:
+        """Return the tokens of all lists one after another with their words, and their characters if asked."""
+        ids, words, sizes = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        places = [np.empty((0, 2), np.int64)]
+        for first in range(0, len(sentences), _RUN):
+            lists = [list(some) for some in sentences[first : first + _RUN]]
+            encodings = self._backend.encode_batch(lists, is_pretokenized=True, add_special_tokens=False)
+            sizes.append(np.fromiter(map(len, encodings), np.int64, len(encodings)))
+            count = int(sizes[-1].sum())
+            ids.append(np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, count))
+            words.append(np.fromiter(chain.from_iterable(e.word_ids for e in encodings), np.int64, count))
+            if spans:
+                flat = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
+                places.append(np.fromiter(flat, np.int64, 2 * count).reshape(-1, 2))
+        return _SplitWords(
+            np.concatenate(ids), np.concatenate(sizes), np.concatenate(words), np.concatenate(places)
+        )
+
+    def _windowed(self, ids: NDArray[np.int32], sizes: NDArray[np.int64], words: NDArray[np.int64]) -> WordTokens:
+        """Lay lists of tokens out in overlapping windows; `words` is the word of each token in its list."""
+        cut = _overlapping(sizes, self.max_length - _special(self._layouts[1]))
+        tokens, sources = self._lay_windows(ids, sizes, cut)
+        windows = np.repeat(np.arange(len(cut.rows)), tokens.lengths)
+        rows = np.repeat(np.arange(len(sizes)), sizes)
+        first = np.append(True, (np.diff(words) != 0) | (np.diff(rows) != 0))[: len(ids)]
+        leads = np.maximum.accumulate(np.where(first, np.arange(len(ids)), 0))  # the first token of its word
+        homes = _homes(sources, windows, cut, sizes)[leads]
+        chosen = np.append(homes, -1)[sources] == windows  # a special token's source, -1, is the last place
+        begins = np.append(first, False)[sources] & chosen
+        known = np.bincount(rows[first], minlength=len(sizes))
+        return WordTokens(tokens, np.append(words, -1)[sources], begins, chosen, known)
+
+    def _lay_windows(
+        self, ids: NDArray[np.int32], sizes: NDArray[np.int64], cut: _Cut
+    ) -> tuple[Tokens, NDArray[np.int64]]:
+        """Lay windows out; say where in `ids` each token is from, or -1."""
+        layout, starts, kept = self._layouts[1], cut.starts(sizes)[None], cut.kept[None].copy()
+        marks = [-1 - np.arange(len(ids), dtype=np.int32)]  # as in `_traced`
+        filled = marks if _special(layout) else _fill_empty(marks, starts, kept, self.pad_id)
+        laid, types, offsets = _lay_out(layout, filled, starts, kept)
+        sources = np.where(laid < 0, -1 - laid, -1).astype(np.int64)
+        laid[sources >= 0] = ids[sources[sources >= 0]]
+        return Tokens(laid, types, offsets, cut.rows, np.zeros(len(sizes), bool), sizes), sources
 
     def _arrange(self, flat: list[NDArray[np.int32]], sizes: NDArray[np.int64], *, windows: bool) -> Tokens:
         """Cut and lay out: `flat` has the ids of all first texts, and of all second ones; sizes (1 or 2, N)."""
@@ -473,6 +561,65 @@ def _windows(
     begin = np.maximum(0, first + (nth - 1) * room)
     end = np.minimum(size, first + nth * room)
     return rows, starts[:, rows] + begin, end - begin
+
+
+class _Cut(NamedTuple):
+    """Windows of lists of tokens."""
+
+    rows: NDArray[np.int64]  # the list of each, (W,); ascending
+    begin: NDArray[np.int64]  # its first token, counted in the list
+    kept: NDArray[np.int64]  # its tokens
+
+    def starts(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the first token of each, counted in all lists of these sizes together."""
+        return (np.cumsum(sizes) - sizes)[self.rows] + self.begin
+
+
+class _SplitWords(NamedTuple):
+    """Tokens of N lists of words, one after another."""
+
+    ids: NDArray[np.int32]
+    sizes: NDArray[np.int64]  # (N,)
+    words: NDArray[np.int64]  # of each token, its place in its list
+    spans: NDArray[np.int64]  # (T, 2), or (0, 2) if nobody asked
+
+
+def _overlapping(sizes: NDArray[np.int64], room: int) -> _Cut:
+    """Cut lists of tokens, (N,), into windows of `room`, two neighbours sharing a quarter of it."""
+    step = room - room // 4
+    each = 1 + np.maximum(0, -((room - sizes) // step))
+    rows = np.repeat(np.arange(len(sizes)), each)
+    nth = _ranges(np.zeros_like(each), each)
+    begin = np.minimum(nth * step, np.maximum(0, sizes[rows] - room))  # the last one ends where its list does
+    return _Cut(rows, begin, np.minimum(sizes[rows], room))
+
+
+def _homes(
+    sources: NDArray[np.int64], windows: NDArray[np.int64], cut: _Cut, sizes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return for each token of the lists, (sum of sizes,), the window in which it is most central.
+
+    Parameters
+    ----------
+    sources, windows
+        Of every token of the windows: which token of the lists it is (-1: none), and its window.
+    cut, sizes
+        As `_overlapping` cut them.
+    """
+    there = sources >= 0
+    token, window = sources[there], windows[there]
+    before = token - cut.starts(sizes)[window]
+    after = cut.kept[window] - 1 - before
+    far = np.iinfo(np.int64).max
+    before[(cut.begin == 0)[window]] = far
+    after[(cut.begin + cut.kept == sizes[cut.rows])[window]] = far
+    margin = np.minimum(before, after)
+    best = np.full(int(sizes.sum()), -1)
+    np.maximum.at(best, token, margin)
+    found = np.flatnonzero(margin == best[token])[::-1]  # of windows as good, the earliest is written last
+    homes = np.empty(len(best), np.int64)
+    homes[token[found]] = window[found]
+    return homes
 
 
 def _fill_empty(

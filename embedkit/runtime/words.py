@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import TypeAlias
 
+RULE = "unicode"  # what a folder calls the rule above
 Span: TypeAlias = tuple[int, int]
 """First character of a word and the one after its last."""
 
@@ -69,3 +71,8 @@ def split_words(text: str) -> list[Span]:
     ['Don', "'", 't', 'fly', ',', '18th', '!']
     """
     return [match.span() for match in _WORDS.finditer(text.translate(_classes))]
+
+
+def words_of(texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[str]]:
+    """Return the words of texts, of which `spans` say where they are."""
+    return [[text[start:end] for start, end in some] for text, some in zip(texts, spans, strict=True)]
