@@ -282,8 +282,8 @@ def _singles(words: _Words) -> _Counted:
     hits = count(words.true, words.true == words.predicted)
     support = count(words.true, np.ones(len(rows), np.bool_))
     chosen = count(words.predicted, words.predicted < width)
-    totals = (part.sum(axis=0) for part in (hits, support, chosen))
-    return _Counted(names, *totals, np.hstack([2 * hits, support + chosen]), macro_f1)
+    sums = np.hstack([2 * hits, support + chosen])
+    return _Counted(names, hits.sum(0), support.sum(0), chosen.sum(0), sums, macro_f1)
 
 
 def _figures(hits: float, support: float, chosen: float) -> dict[str, float]:
