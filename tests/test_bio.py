@@ -17,6 +17,7 @@ SETS = (
     LABELS,
     ("I-Y", "B-Y", "O", "I-X", "B-X"),
     ("B-X", "I-X"),
+    ("O", "B", "I"),
     ("O", "B-X", "I-X", "B-Y", "NN"),
     ("O", "I-X", "B-Y", "I-Y"),  # nothing begins an X
 )
@@ -25,7 +26,7 @@ NUMBERS = st.one_of(st.integers(-3, 3).map(float), st.floats(-5, 5), st.sampled_
 
 def valid(tags: tuple[str, ...]) -> bool:
     pairs = zip(("O", *tags), tags, strict=False)
-    return all(tag[:2] != "I-" or before in (tag, "B-" + tag[2:]) for before, tag in pairs)
+    return all(tag[0] != "I" or before in (tag, "B" + tag[1:]) for before, tag in pairs)
 
 
 @st.composite

@@ -8,6 +8,7 @@ from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.opened import Extraction
 from embedkit.encoders.recipe import Recipe, View, make_recipe
 from embedkit.encoders.settings import EncoderSettings
+from embedkit.encoders.words import WordExtractor, WordFeatures
 from embedkit.runtime.texts import check_texts, require_texts
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "ModelFolder",
     "Recipe",
     "View",
+    "WordExtractor",
+    "WordFeatures",
     "check_texts",
     "make_recipe",
     "read_folder",

@@ -100,8 +100,10 @@ class EncoderSettings:
         self._check_texts()
         self._check_counts()
         self._check_engine()
-        if self.pooling is not None and not {part.strip() for part in self.pooling.split("+")} <= set(WORD_POOLINGS):
-            parse_pooling(self.pooling)
+        if self.pooling is not None:
+            parse_pooling(
+                self.pooling, [*POOLINGS, *WORD_POOLINGS]
+            )  # a recipe asks for those of texts or of words
         object.__setattr__(self, "layers", parse_layers(self.layers))
 
     def _check_choices(self) -> None:

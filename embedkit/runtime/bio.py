@@ -33,7 +33,7 @@ def bio_valid(
     lengths : ndarray of int, shape (N,)
         Words of each sentence; their sum is W.
     labels : sequence of str
-        C distinct tags, in the order of codes.
+        C distinct tags, in the order of codes; ``B`` and ``I`` alone are of one type without a name.
 
     Returns
     -------
@@ -80,12 +80,11 @@ def bio_valid(
 def _spans(labels: Sequence[str]) -> tuple[Codes, Codes, Codes]:
     """Return the codes of ``B-X`` and ``I-X`` of each X that has both, and of ``I-X`` that nothing begins."""
     code = {label: number for number, label in enumerate(labels)}
-    kinds = [label[2:] for label in labels if label.startswith("I-")]
-    whole = [kind for kind in kinds if f"B-{kind}" in code]
-    never = [kind for kind in kinds if f"B-{kind}" not in code]
-    begin = np.array([code[f"B-{kind}"] for kind in whole], np.int64)
-    inside = np.array([code[f"I-{kind}"] for kind in whole], np.int64)
-    return begin, inside, np.array([code[f"I-{kind}"] for kind in never], np.int64)
+    goes_on = [label for label in labels if label == "I" or label.startswith("I-")]
+    pairs = [(code[f"B{label[1:]}"], code[label]) for label in goes_on if f"B{label[1:]}" in code]
+    never = [code[label] for label in goes_on if f"B{label[1:]}" not in code]
+    both = np.array(pairs, np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1], np.array(never, np.int64)
 
 
 def _wrong(codes: Codes, starts: NDArray[np.bool_], begin: Codes, inside: Codes) -> NDArray[np.bool_]:
