@@ -198,7 +198,7 @@ class _Words:
         sentences = _paired(true, predicted)
         if spans:
             sentences = [(wanted, _without_none(given)) for wanted, given in sentences]
-        flat = [list(chain.from_iterable(side)) for side in zip(*sentences, strict=True)]
+        flat = [list(chain.from_iterable(pair[side] for pair in sentences)) for side in (0, 1)]
         if not flat[0]:
             raise DataError("0 words: there is nothing to judge")
         if spans:
