@@ -16,6 +16,7 @@ from embedkit.cli import main
 from embedkit.data import open_dataset
 from embedkit.evaluation.trial import encoder_trial
 from embedkit.heads import HeadSpec, fit_head
+from embedkit.metrics.spans import entity_scores
 from embedkit.runtime import load
 from embedkit.runtime.manifest import read_manifest
 from tests.tiny_classifiers import TAGS, make_classifier
@@ -245,10 +246,12 @@ def test_int8_of_a_tagger_is_judged_by_its_words(cli: Cli, tmp_path: Path) -> No
     (figures,) = cli("export-onnx", model, "-o", "tagger", *how, "--json").lines
     verdict = figures["int8"]
     assert (verdict["published"], verdict["rows"]) == (True, 12)
-    assert verdict["comparison"]["method"].endswith("groups drawn whole")
+    assert verdict["comparison"]["method"].endswith("sentences drawn whole")
+    assert verdict["metric"] == "entity_f1"
     sentences = [json.loads(line)["tokens"] for line in (data / "test.jsonl").read_text().splitlines()]
-    tags = [tag for words in load("tagger", "int8").predict_tokens(sentences) for tag in words]
-    assert verdict["comparison"]["first"] == pytest.approx(np.mean([tag == "B-PER" for tag in tags]), abs=0.1)
+    found = load("tagger", "int8").predict_tokens(sentences)
+    true = [["B-PER"] * len(words) for words in sentences]
+    assert verdict["comparison"]["first"] == pytest.approx(entity_scores(true, found)["f1"], abs=0.1)
 
 
 @pytest.mark.usefixtures("untraced")
@@ -348,17 +351,52 @@ def test_texts_of_a_file_and_words_of_a_file_give_the_same(cli: Cli, tagger: Pat
         assert (text["tokens"], text["tags"], text["entities"]) == (word["tokens"], word["tags"], word["entities"])
 
 
-def test_words_beyond_the_maximum_are_counted(cli: Cli, tagger: Path) -> None:
+def test_words_beyond_the_maximum_are_read_too(cli: Cli, tagger: Path) -> None:
     told = cli("predict", tagger, "good " * 50, "bad")
-    assert "4 words of 2 inputs lie beyond the 48 tokens that the model reads, and have no score" in told.err
-    first = told.lines[0]
-    assert first["tags"][-4:] == ["O"] * 4
-    assert first["scores"][-4:] == [None] * 4
+    assert told.err == ""
+    assert len(told.lines[0]["tags"]) == 50
+    assert None not in told.lines[0]["scores"]
+
+
+def test_words_with_a_blank_between_two_are_taken_as_they_are(cli: Cli, tagger: Path) -> None:
+    texts = ["don't  stop 18th,", "", " a"]
+    words = [["don't", "", "stop", "18th,"], [], ["", "a"]]
+    Path("texts.csv").write_text('text\n"don\'t  stop 18th,"\n""\n" a"\n', encoding="utf-8")
+    lines = "".join(json.dumps({"tokens": some}) + "\n" for some in words)
+    Path("words.jsonl").write_text(lines, encoding="utf-8")
+    given = cli("predict", tagger, *texts, "--pretokenized").lines
+    assert [line["tokens"] for line in given] == words
+    for line, text in zip(given, texts, strict=True):
+        assert all(text[found["start"] : found["end"]] == found["word"] for found in line["entities"])
+    read = cli("predict", tagger, "--input", "texts.csv", "--missing-text", "empty", "--pretokenized").lines
+    assert [{name: line[name] for name in given[0]} for line in read] == given
+    assert cli("predict", tagger, "--input", "words.jsonl").lines == given
+    told = cli("predict", tagger, "--input", "words.jsonl", "--pretokenized", code=2)
+    assert "holds lists of words, which need no --pretokenized" in told.err
+
+
+def test_aggregations_are_asked_for_by_name(cli: Cli, tagger: Path) -> None:
+    text = "unwatchable 18th films"
+    plain, *lines = (
+        cli("predict", tagger, text, *how).lines[0]
+        for how in ([], *(["--aggregation", name] for name in ("first", "average", "max", "none")))
+    )
+    assert lines[0] == plain
+    assert all(line["tokens"] == plain["tokens"] for line in lines[:3])
+    assert lines[1]["scores"] != plain["scores"]
+    assert "".join(lines[3]["tokens"]) == "".join(plain["tokens"])
+    assert len(lines[3]["tokens"]) > len(plain["tokens"])
+    told = cli("predict", tagger, text, "--aggregation", "mean", code=2)
+    assert "there is no aggregation 'mean'; allowed: first, average, max, none" in told.err
+
+
+def test_flags_about_words_are_nothing_for_texts(cli: Cli, made: Made) -> None:
+    for flags in (["--pretokenized"], ["--aggregation", "max"]):
+        told = cli("predict", made.exported, "a text", *flags, code=2)
+        assert f"{flags[0]} is about words, and" in told.err
 
 
 def test_what_a_token_classifier_does_not_do_is_said(cli: Cli, tagger: Path) -> None:
-    Path("in.csv").write_text("text,label\ngood,a\nbad,b\n", encoding="utf-8")
-    assert "is a token classifier: embedkit predict answers" in cli("evaluate", tagger, "in.csv", code=2).err
     Path("pairs.csv").write_text("text,text_pair\na,b\n", encoding="utf-8")
     told = cli("predict", tagger, "--input", "pairs.csv", code=65)
     assert "holds pairs of texts, but this classifier reads texts or lists of words" in told.err

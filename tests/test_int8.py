@@ -22,7 +22,7 @@ from embedkit.data import LabelCodec, open_dataset
 from embedkit.errors import DataError, ExportError, UsageError
 from embedkit.evaluation.trial import classifier_trial, encoder_trial, held_out_trial, task_trial
 from embedkit.export.quantize import Setting, int8_rows, quantize, settings, vnni
-from embedkit.export.verdict import FEW, Outcome, Rows, Trial, Verdict, decide_int8, verdict_text
+from embedkit.export.verdict import FEW, Outcome, Rows, Trial, Verdict, _compared, decide_int8, verdict_text
 from embedkit.metrics import grouped_difference, paired_difference
 
 WORDS, WIDTH, BLOCKS = 600, 128, 3
@@ -292,6 +292,7 @@ class Trained:
     """What a verdict asks of a classifier."""
 
     codec = LabelCodec(("a", "b"), "str")
+    kind = "text"
     multi_label = False
     thresholds = None
 
@@ -367,13 +368,64 @@ def test_words_are_judged_in_their_sentences(tmp_path: Path) -> None:
     codec = LabelCodec(("B-X", "O"), "str")
     trial = held_out_trial(open_dataset(str(folder), task="tokens"), codec)
     assert trial.test.inputs == [["test", "0"], ["test", "1"], ["test", "2"]]
-    assert trial.test.true.tolist() == [0, 2, 0, 1, 0, 1]
-    assert trial.test.groups is not None
-    assert trial.test.groups.tolist() == [0, 0, 1, 1, 2, 2]
+    assert trial.test.true.tolist() == ["B-X", "B-NEW", "B-X", "O", "B-X", "O"]
+    assert trial.test.words is not None
+    assert trial.test.words.tolist() == [2, 2, 2]
+    assert trial.test.metric == "entity_f1"
     assert len(trial.choice.inputs) == 2
     (folder / "test.jsonl").unlink()
     with pytest.raises(UsageError, match="needs a test split"):
         held_out_trial(open_dataset(str(folder), task="tokens"), codec)
+
+
+def write_words(folder: Path, rows: Sequence[tuple[Sequence[str], Sequence[str]]]) -> Path:
+    folder.mkdir()
+    lines = [
+        json.dumps({"tokens": [f"{words[0]}{i}", *words[1:]], "tags": tags})
+        for i, (words, tags) in enumerate(rows)
+    ]
+    for name in ("train", "test"):
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("labels", "tags", "said"),
+    [
+        (("O", "B-PER", "I-PER"), ["B-NP", "I-NP", "O"], "labels are 'NP', and the classifier gives 'PER'"),
+        (("NN", "VB"), ["B-NP", "I-NP", "O"], "the classifier gives 'NN', 'VB'"),
+        (("O", "B-PER", "I-PER"), ["NN", "VB", "NN"], "the classifier gives 'PER'"),
+        (("O", "B-PER", "I-PER"), ["O", "O", "O"], None),
+        (("O", "I-PER"), ["B-PER", "O", "B-PER"], None),  # schemes may differ
+    ],
+)
+def test_tags_of_other_kinds_are_said(labels: Any, tags: list[str], said: str | None, tmp_path: Path) -> None:
+    data = open_dataset(str(write_words(tmp_path / "d", [(list("abc"), tags)] * 20)))
+    codec = LabelCodec(labels, "str")
+    if said is None:
+        assert held_out_trial(data, codec).test.true.tolist()[:3] == tags
+        return
+    with pytest.raises(DataError, match=said):
+        held_out_trial(data, codec)
+
+
+def test_true_tags_are_made_iob2(tmp_path: Path) -> None:
+    rows = [(list("abc"), ["I-X", "I-X", "O"]), (list("abc"), ["I-X", "B-X", "I-Y"])] * 10
+    data = open_dataset(str(write_words(tmp_path / "d", rows)))
+    trial = held_out_trial(data, LabelCodec(("O", "B-X", "I-X", "B-Y", "I-Y"), "str"))
+    assert trial.test.true.tolist()[:6] == ["B-X", "I-X", "O", "B-X", "B-X", "B-Y"]
+
+
+@pytest.mark.parametrize("spans", [True, False])
+def test_taggers_are_compared_as_their_metric_says(spans: bool) -> None:
+    """One of two entities right and one found in half: by words three of five are right."""
+    tags = ["B-X", "O", "B-X", "I-X", "O"]
+    small = ["B-X", "O", "B-X", "O", None]
+    rows = Rows([list("ab"), list("cde")], np.array(tags, object), 3, "test", np.array([2, 3]), spans)
+    found = _compared(rows, np.array(small, object), np.array(tags, object))
+    assert found["second"] == 1
+    assert found["first"] == pytest.approx(0.5 if spans else 0.6)
+    assert rows.metric == ("entity_f1" if spans else "accuracy")
 
 
 def test_labels_of_another_kind_are_said(tmp_path: Path) -> None:

@@ -8,22 +8,23 @@ import shlex
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from embedkit.cli import options
 from embedkit.cli.output import emit, say, show
 from embedkit.errors import DataError, EmbedkitError, InputMissingError, UsageError
 
 if TYPE_CHECKING:
-    from embedkit.data import Dataset
+    from embedkit.data import Dataset, Task
     from embedkit.encoders import ModelFolder
-    from embedkit.estimators.frozen import FrozenClassifier
-    from embedkit.estimators.tuned import TunedClassifier
+    from embedkit.evaluation.trial import Judgeable
     from embedkit.export import Exported, Trial
     from embedkit.export.parity import Input
 
 _ROWS = 4096  # texts that the parity check chooses from
 _KINDS = {"text": "texts", "pair": "pairs", "tokens": "lists of words"}
+_READS = {"text": ("text",), "pair": ("pair",), "tokens": ("text", "tokens")}  # a tagger splits texts into words
+_SCHEMES = ("ner", "pos", "chunk")
 
 
 def add(subparsers: options.Subparsers) -> None:
@@ -39,8 +40,9 @@ def add(subparsers: options.Subparsers) -> None:
     parser.add_argument(
         "--task",
         default="auto",
-        choices=("auto", "sequence", "tokens", "encoder"),
-        help="what a model of transformers is exported as (default auto: by the architecture in its config.json)",
+        choices=("auto", "sequence", "tokens", "ner", "pos", "chunk", "encoder"),
+        help="what a model of transformers is exported as (default auto: by the architecture in its config.json); "
+        "ner, pos or chunk also say which column of a CoNLL file has the tags",
     )
     group = parser.add_argument_group("parity")
     group.add_argument(
@@ -58,7 +60,10 @@ def add(subparsers: options.Subparsers) -> None:
         "(default: the training data)",
     )
     group.add_argument(
-        "--max-drop", type=float, metavar="X", help="largest loss of accuracy that is allowed (default 0.01)"
+        "--max-drop",
+        type=float,
+        metavar="X",
+        help="largest loss of accuracy, or of F1 of entities, that is allowed (default 0.01)",
     )
     group = parser.add_argument_group("columns of these data")
     for role in ("text", "pair", "label", "tokens", "tags"):
@@ -126,26 +131,21 @@ def _finetuned(args: argparse.Namespace) -> Exported:
     from embedkit.export import Tuned, export_task_model
     from embedkit.hub import Resolved
 
-    _refuse(
-        args,
-        "task",
-        "pooling",
-        "normalize",
-        "max_length",
-        "model",
-        why="is a fine-tuned classifier, which is settled",
-    )
+    _refuse(args, "pooling", "normalize", "max_length", "model", why="is fine-tuned, which is settled")
     _require(args)
     path = Path(args.folder)
     found = load_tuned(path, device="cpu", threads=args.threads)
+    words = found.kind == "tokens"
+    if not (words and args.task in _SCHEMES):
+        _refuse(args, "task", why="is fine-tuned, which is settled")
     metrics = _metrics(path)
     base = found.about.get("base") or {}
     resolved = Resolved(path, str(base.get("name", path)), "folder", base.get("repository"))
     return export_task_model(
         read_folder(resolved),
-        "sequence",
+        "tokens" if words else "sequence",
         Path(args.output),
-        _inputs(args, (found.kind,), _training_data(args, metrics)),
+        _inputs(args, _READS[found.kind], _training_data(args, metrics)),
         max_length=found.tokenizer.max_length,
         tuned=Tuned(found.codec.classes, found.codec.dtype, found.kind, found.about, metrics),
         trial=_trial(args, found, metrics) if args.int8 else None,
@@ -154,17 +154,24 @@ def _finetuned(args: argparse.Namespace) -> Exported:
     )
 
 
-def _trial(
-    args: argparse.Namespace, found: FrozenClassifier | TunedClassifier, metrics: dict[str, Any] | None
-) -> Trial:
-    """Return the rows on which a trained classifier is judged."""
+def _trial(args: argparse.Namespace, found: Judgeable, metrics: dict[str, Any] | None) -> Trial:
+    """Return the rows on which a trained classifier or tagger is judged."""
     from embedkit.evaluation.trial import classifier_trial
 
     before = (metrics or {}).get("settings", {}).get("data")
     known = isinstance(before, str)
     data = before if known and args.eval_data is None else _eval_data(args)
-    training = (lambda: _labelled(args, before)) if known else None
-    return classifier_trial(_labelled(args, data), found, training, max_drop=args.max_drop)
+    task = _scheme(args, metrics)
+    training = (lambda: _labelled(args, before, task)) if known else None
+    return classifier_trial(_labelled(args, data, task), found, training, max_drop=args.max_drop, task=task)
+
+
+def _scheme(args: argparse.Namespace, metrics: dict[str, Any] | None = None) -> Task:
+    """Return how words with tags are read: as the user says, else as in training."""
+    if args.task in _SCHEMES:
+        return cast("Task", args.task)
+    before = (metrics or {}).get("settings", {}).get("task")
+    return cast("Task", before) if before in _SCHEMES else "auto"
 
 
 def _model(args: argparse.Namespace) -> Exported:
@@ -177,11 +184,11 @@ def _model(args: argparse.Namespace) -> Exported:
     if args.model:
         raise UsageError("--model is where the encoder of a classifier is; name a model in place of DIR")
     folder = read_folder(resolve_model(args.folder))
-    task = task_of_folder(folder) if args.task == "auto" else args.task
+    task = task_of_folder(folder) if args.task == "auto" else "tokens" if args.task in _SCHEMES else args.task
     if task == "encoder":
         return _encoder(args)
     _refuse(args, "pooling", "normalize", why="is exported as a classifier, which has no pooling to choose")
-    kinds = ("text", "tokens") if task == "tokens" else ("text", "pair")
+    kinds = _READS["tokens"] if task == "tokens" else ("text", "pair")
     return export_task_model(
         folder,
         task,
@@ -198,14 +205,17 @@ def _task_trial(args: argparse.Namespace, task: str, folder: ModelFolder) -> Tri
     """Return the rows on which a classifier of transformers is judged."""
     from embedkit.evaluation.trial import task_trial
 
-    return task_trial(_labelled(args, _eval_data(args)), folder.config, folder.path, task, max_drop=args.max_drop)
+    scheme = _scheme(args)
+    data = _labelled(args, _eval_data(args), scheme)
+    return task_trial(data, folder.config, folder.path, task, max_drop=args.max_drop, scheme=scheme)
 
 
-def _labelled(args: argparse.Namespace, data: str) -> Dataset:
+def _labelled(args: argparse.Namespace, data: str, task: Task = "auto") -> Dataset:
     """Open the labelled data that int8 is judged on."""
     from embedkit.data import open_dataset
 
-    return open_dataset(data, columns=options.columns_of(args), labels="required", missing_text="drop")
+    columns = options.columns_of(args)
+    return open_dataset(data, columns=columns, task=task, labels="required", missing_text="drop")
 
 
 def _eval_data(args: argparse.Namespace) -> str:

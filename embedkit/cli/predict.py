@@ -8,7 +8,7 @@ import io
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from embedkit.cli import options
 from embedkit.cli.output import emit, tell_notes
@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
     from embedkit.data import Dataset
     from embedkit.encoders import Extraction
-    from embedkit.estimators.exported import (
-        ExportedClassifier,
-        ExportedPredictions,
-        ExportedTagger,
-    )
+    from embedkit.estimators.exported import ExportedClassifier, ExportedPredictions
     from embedkit.estimators.frozen import FrozenClassifier, Predictions
-    from embedkit.estimators.tagging import Reading, Tagged
+    from embedkit.estimators.tagging import Reading, Tagged, Tagger
     from embedkit.estimators.tuned import TunedClassifier
+
+    Classifier: TypeAlias = FrozenClassifier | ExportedClassifier | TunedClassifier
 
 _BYTES = 1 << 16  # of stdin at once; fewer where fewer are there, so that no answer waits for the next text
 
@@ -58,6 +56,19 @@ def add(subparsers: options.Subparsers) -> None:
     )
     for role in ("text", "pair", "tokens"):
         parser.add_argument(f"--{role}-column", metavar="NAME", help=f"column of the {role}")
+    group = parser.add_argument_group("taggers")
+    group.add_argument(
+        "--pretokenized",
+        action="store_true",
+        help="texts are words already, with one blank between two (default: words are split by their characters' "
+        "kinds, as the folder states)",
+    )
+    group.add_argument(
+        "--aggregation",
+        metavar="first|average|max|none",
+        help="which sub-tokens answer for a word: the first, all by their mean probability, the surest; or none: "
+        "each answers for itself (default: what the folder states)",
+    )
     parser.add_argument("--encoding", default="utf-8", help="of --input or stdin (default utf-8)")
     parser.add_argument("--missing-text", default="error", choices=("error", "empty", "drop"))
     parser.add_argument("--bad-unicode", default="error", choices=("error", "replace"))
@@ -70,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.texts) == bool(args.input):
         raise UsageError("give texts, or --input FILE, and not both; - reads lines of stdin")
     model = options.answerer_of(args)
+    _check_words(args, model.kind)
     pairs = model.kind == "pair"
     notes: list[str] = []
     if args.input == "-" or args.texts == ["-"]:
@@ -80,29 +92,45 @@ def run(args: argparse.Namespace) -> int:
         chunks = iter([_Chunk(_pairs(args.texts) if pairs else args.texts, None, {})])
     rows = truncated = empty = 0
     for chunk in chunks:
-        done = _answer(model, chunk)
+        done = _answer(args, model, chunk)
         rows, truncated, empty = rows + done.rows, truncated + done.truncated, empty + done.empty
         sys.stdout.flush()
     tell_notes(args, [*notes, *model.remarks(rows, truncated, empty)])
     return 0
 
 
-def _answer(
-    model: FrozenClassifier | ExportedClassifier | ExportedTagger | TunedClassifier, chunk: _Chunk
-) -> Extraction | Reading:
-    from embedkit.estimators.exported import ExportedTagger
+def _check_words(args: argparse.Namespace, kind: str) -> None:
+    from embedkit.runtime.tagging import check_aggregation
 
+    if args.aggregation is not None:
+        check_aggregation(args.aggregation)
+    flags = {"--pretokenized": args.pretokenized, "--aggregation": args.aggregation is not None}
+    given = [flag for flag, value in flags.items() if value]
+    if given and kind != "tokens":
+        raise UsageError(f"{given[0]} is about words, and {args.folder} answers for texts; leave it out")
+
+
+def _answer(args: argparse.Namespace, model: Classifier | Tagger, chunk: _Chunk) -> Extraction | Reading:
     done: Extraction | Reading
-    if isinstance(model, ExportedTagger):
-        tagged = model.predict(chunk.inputs, rows=chunk.rows)
+    if model.kind == "tokens":
+        tagger = cast("Tagger", model)
+        inputs = list(map(_words, chunk.inputs)) if args.pretokenized else chunk.inputs
+        how = {} if args.aggregation is None else {"aggregation": args.aggregation}
+        tagged = tagger.predict(inputs, rows=chunk.rows, **how)
         found, done = tagged_answers(tagged), tagged.extraction
     else:
-        predictions = model.predict(chunk.inputs, rows=chunk.rows)
-        found, done = answers(model, predictions), predictions.extraction
+        classifier = cast("Classifier", model)
+        predictions = classifier.predict(chunk.inputs, rows=chunk.rows)
+        found, done = answers(classifier, predictions), predictions.extraction
     for place, answer in enumerate(found):
         kept = {name: _plain(values[place]) for name, values in chunk.columns.items()}
         emit({**_renamed(kept, answer), **answer})
     return done
+
+
+def _words(text: str) -> list[str]:
+    """Return words with one blank between two: so offsets hold, and an empty word stands between two blanks."""
+    return text.split(" ") if text else []
 
 
 def tagged_answers(tagged: Tagged) -> Iterator[dict[str, Any]]:
@@ -112,10 +140,7 @@ def tagged_answers(tagged: Tagged) -> Iterator[dict[str, Any]]:
         yield answer if tagged.entities is None else {**answer, "entities": tagged.entities[place]}
 
 
-def answers(
-    classifier: FrozenClassifier | ExportedClassifier | TunedClassifier,
-    predictions: Predictions | ExportedPredictions,
-) -> Iterator[dict[str, Any]]:
+def answers(classifier: Classifier, predictions: Predictions | ExportedPredictions) -> Iterator[dict[str, Any]]:
     """Yield the answer for each input.
 
     ``score`` and ``scores`` are probabilities; a head without them gives ``margins`` instead: above 0 means yes,
@@ -225,6 +250,8 @@ def _file(args: argparse.Namespace, kinds: Sequence[str], notes: list[str]) -> I
     if len(dataset.sources) > 1:
         raise UsageError(f"{args.input} has several splits; give one file")
     (source,) = dataset.sources.values()
+    if args.pretokenized and dataset.kind == "tokens":
+        raise UsageError(f"{args.input} holds lists of words, which need no --pretokenized; leave it out")
     if dataset.kind not in kinds:
         wanted = " or ".join(_KINDS[kind] for kind in kinds)
         raise DataError(f"{args.input} holds {_KINDS[dataset.kind]}, but this classifier reads {wanted}; "

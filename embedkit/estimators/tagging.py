@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.runtime.description import Label
 from embedkit.runtime.entities import FoundEntity, locate_entities
-from embedkit.runtime.tagging import TokenAnswers
+from embedkit.runtime.tagging import Aggregation, TokenAnswers
 from embedkit.runtime.texts import check_texts, check_unicode, checked_sentences
 from embedkit.runtime.tokens import Words
 from embedkit.runtime.words import Span, split_words, words_of
@@ -54,6 +54,38 @@ class Tagged(NamedTuple):
     scores: list[list[float | None]]
     entities: list[list[FoundEntity]] | None
     extraction: Reading
+
+
+class Tagger(Protocol):
+    """What answers for words: fine-tuned, on frozen vectors, or exported."""
+
+    @property
+    def kind(self) -> str:
+        """What it reads: ``"tokens"``, lists of words (and texts, which it splits)."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The tags, in the order of their codes."""
+
+    @property
+    def spans(self) -> bool:
+        """Whether tags stand for spans of words."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the manifest says of the training."""
+
+    def predict(
+        self,
+        inputs: Sequence[str | Words],
+        *,
+        rows: NDArray[np.int64] | None = None,
+        aggregation: Aggregation = ...,
+    ) -> Tagged:
+        """Tag texts, which are split into words, or lists of words; `rows` are what messages call them."""
+
+    def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
+        """Say how many words of some sentences hold nothing."""
 
 
 def tag_inputs(
@@ -101,7 +133,7 @@ def _read(
         check_unicode(texts, rows)
         spans = [split_words(text) for text in texts]
         return texts, spans, cast("list[Words]", words_of(texts, spans))
-    sentences = checked_sentences(cast("Sequence[Words]", inputs), rows)
+    sentences = checked_sentences(inputs, rows)
     return [" ".join(words) for words in sentences], [_spans_of(words) for words in sentences], sentences
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from embedkit.data import Dataset, LabelCodec, Split, groups_of, holdout
+from embedkit.data.columns import Task
 from embedkit.data.labels import sorted_labels
+from embedkit.data.schemes import with_iob2
 from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted, names_of
 from embedkit.errors import DataError, UsageError
 from embedkit.evaluation.judged import TRAIN, Classifier, split_to_judge
 from embedkit.export.verdict import Rows, Trial
 from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.entities import OUTSIDE, has_spans, parse_tag
 from embedkit.runtime.model_folder import is_multi_label, labels_of
 
 _SHARE = 0.1  # of train, where there is no validation split
@@ -29,25 +33,36 @@ _HOLDS = {
 _FIT = 2000  # rows that an encoder's judge is fitted on
 
 
+class Judgeable(Classifier, Protocol):
+    """What a trial asks of a classifier or tagger."""
+
+    @property
+    def kind(self) -> str:
+        """What it reads: ``"text"``, ``"pair"`` or ``"tokens"``."""
+
+
 def classifier_trial(
     dataset: Dataset,
-    classifier: Classifier,
+    classifier: Judgeable,
     training: Callable[[], Dataset] | None,
     *,
     max_drop: float | None = None,
+    task: Task = "auto",
 ) -> Trial:
-    """Return the rows for a classifier: its test rows, and others to choose on.
+    """Return the rows for a classifier or tagger: its test rows, and others to choose on.
 
     Parameters
     ----------
     dataset : Dataset
         Labelled. Its test split is judged (`split_to_judge`).
-    classifier : Classifier
+    classifier : Judgeable
     training : callable, optional
         Opens the data that the classifier was trained on, which are asked for rows to choose on if `dataset` has
         neither a validation nor a train split.
     max_drop : float, optional
         Default: `embedkit.export.verdict.MAX_DROP`.
+    task : Task, default "auto"
+        How tags are read, as `embedkit.data.schemes.with_iob2` takes it.
 
     Raises
     ------
@@ -56,6 +71,7 @@ def classifier_trial(
     DataError
         Rows are not what the classifier reads.
     """
+    _check_kind(dataset, classifier.kind == "tokens")
     test = split_to_judge(dataset, None, classifier)
     seed = int(classifier.about.get("seed", 42))
     choice = _choice(dataset, test, seed)
@@ -66,11 +82,17 @@ def classifier_trial(
             f"{dataset.name} has no validation and no train split to choose the settings of int8 on; give a "
             "folder with splits to --eval-data"
         )
-    return Trial(_rows(choice, classifier.codec), _rows(test, classifier.codec), max_drop)
+    return Trial(_rows(choice, classifier.codec, task), _rows(test, classifier.codec, task), max_drop)
 
 
 def task_trial(
-    dataset: Dataset, config: Mapping[str, Any], folder: Path, task: str, *, max_drop: float | None = None
+    dataset: Dataset,
+    config: Mapping[str, Any],
+    folder: Path,
+    task: str,
+    *,
+    max_drop: float | None = None,
+    scheme: Task = "auto",
 ) -> Trial:
     """Return the rows for a classifier that transformers trained, whose labels its ``config.json`` names.
 
@@ -84,6 +106,8 @@ def task_trial(
     task : {"sequence", "tokens"}
     max_drop : float, optional
         Default: `embedkit.export.verdict.MAX_DROP`.
+    scheme : Task, default "auto"
+        As `task` of `classifier_trial`.
 
     Raises
     ------
@@ -95,14 +119,23 @@ def task_trial(
     several = task == "sequence" and is_multi_label(config, labels, folder)
     if task == "sequence" and not dataset.single:
         return classifier_trial(dataset, _Foreign(codec, several), None, max_drop=max_drop)
-    trial = held_out_trial(dataset, codec, max_drop=max_drop)
-    tokens, sets = trial.test.groups is not None, trial.test.true.ndim == 2
-    if (tokens, sets) != (task == "tokens", several):
+    _check_kind(dataset, task == "tokens")
+    trial = held_out_trial(dataset, codec, max_drop=max_drop, task=scheme)
+    sets = trial.test.true.ndim == 2
+    if sets != several:
         raise DataError(
-            f"{trial.test.source} holds {_HOLDS[tokens, sets]}, but the classifier answers for "
-            f"{_HOLDS[task == 'tokens', several]}"
+            f"{trial.test.source} holds {_HOLDS[False, sets]}, but the classifier answers for "
+            f"{_HOLDS[False, several]}"
         )
     return trial
+
+
+def _check_kind(dataset: Dataset, tokens: bool) -> None:
+    if (dataset.kind == "tokens") != tokens:
+        raise DataError(
+            f"{dataset.name} holds {_HOLDS[not tokens, False]}, but the classifier answers for "
+            f"{_HOLDS[tokens, False]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,11 +144,14 @@ class _Foreign:
 
     codec: LabelCodec
     multi_label: bool
+    kind: str = "text"
     thresholds: Thresholds | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def held_out_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float | None = None, seed: int = 42) -> Trial:
+def held_out_trial(
+    dataset: Dataset, codec: LabelCodec, *, max_drop: float | None = None, seed: int = 42, task: Task = "auto"
+) -> Trial:
     """Return the rows of test, and of validation or a tenth of train; of a single file a fifth is the test.
 
     Raises
@@ -129,7 +165,7 @@ def held_out_trial(dataset: Dataset, codec: LabelCodec, *, max_drop: float | Non
         raise UsageError(
             f"{dataset.name} needs a test split, and a validation or a train split beside it, to judge int8 on"
         )
-    return Trial(_rows(choice, codec), _rows(test, codec), max_drop)
+    return Trial(_rows(choice, codec, task), _rows(test, codec, task), max_drop)
 
 
 def splits_trial(splits: Mapping[str, Split], codec: LabelCodec, *, seed: int = 42) -> Trial:
@@ -176,20 +212,40 @@ def _choice(dataset: Dataset, test: Split, seed: int) -> Split | None:
     return quiet.splits(validation_share=_SHARE, seed=seed, columns=False).get(_VALIDATION)
 
 
-def _rows(split: Split, codec: LabelCodec) -> Rows:
+def _rows(split: Split, codec: LabelCodec, task: Task = "auto") -> Rows:
     """Return the rows of a labelled split, if training knew any of its labels."""
     labels: Sequence[Any] = split.labels or []
     source = f"{split.source} ({split.name}, {counted(len(split), 'row')})"
-    listed = split.kind == "tokens" or has_label_sets(labels)
-    every = [label for some in labels for label in some] if listed else labels
-    if every and not set(every) & set(codec.classes):
-        raise DataError(
-            f"{source}: its labels are {names_of(sorted_labels(set(every)))}, and the classifier gives "
-            f"{names_of(codec.classes)}, so nothing can be judged on it"
-        )
-    wide = codec.extended(every)
     if split.kind == "tokens":
-        groups = np.repeat(np.arange(len(split)), [len(words) for words in split.inputs])
-        return Rows(split.inputs, wide.encode(every), len(wide), source, groups)
-    true = wide.encode_sets(labels) if listed else wide.encode(every)
-    return Rows(split.inputs, true, len(wide), source)
+        return _tag_rows(split, codec, task, source)
+    several = has_label_sets(labels)
+    every = [label for some in labels for label in some] if several else labels
+    _check_known(every, codec.classes, source)
+    wide = codec.extended(every)
+    return Rows(split.inputs, wide.encode_sets(labels) if several else wide.encode(every), len(wide), source)
+
+
+def _tag_rows(split: Split, codec: LabelCodec, task: Task, source: str) -> Rows:
+    """Return sentences with their tags, in IOB2 where the tagger's stand for entities."""
+    spans = has_spans(codec.names)
+    converted, _, _ = with_iob2({split.name: split}, task if spans else "pos")
+    tags = list(chain.from_iterable(cast("list[list[str]]", converted[split.name].labels)))
+    if spans:
+        _check_known(_kinds(tags), _kinds(codec.names), source)
+    else:
+        _check_known(tags, codec.classes, source)
+    words = np.array([len(some) for some in split.inputs], np.int64)
+    return Rows(split.inputs, np.array(tags, dtype=object), len(codec), source, words, spans)
+
+
+def _kinds(tags: Sequence[str]) -> list[str]:
+    """Return the types of entities that tags stand for."""
+    return sorted({parse_tag(tag)[1] for tag in set(tags) if tag != OUTSIDE})
+
+
+def _check_known(labels: Sequence[Any], known: Sequence[Any], source: str) -> None:
+    if labels and not set(labels) & set(known):
+        raise DataError(
+            f"{source}: its labels are {names_of(sorted_labels(set(labels)))}, and the classifier gives "
+            f"{names_of(known)}, so nothing can be judged on it"
+        )

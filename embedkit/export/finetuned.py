@@ -37,7 +37,7 @@ class Tuned:
     labels : tuple
         In the order of the logits, as they were given.
     label_dtype : str
-    kind : {"text", "pair"}
+    kind : {"text", "pair", "tokens"}
     about : mapping
         What the folder shall keep of the training.
     metrics : mapping, optional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,13 @@ def _classifying(predictor: Predictor) -> Answer:
 
 
 def _tagging(predictor: Predictor) -> Answer:
-    """Return answers whose rows are words; one that was not read has the tag O, or one that is always wrong."""
-    codes = {label: code for code, label in enumerate(predictor.labels)}
+    """Return answers whose rows are words."""
 
     def answer(inputs: Sequence[Any], /) -> Outcome:
         found = predictor.tag(inputs)
-        tags = [codes.get(tag, -1) if tag is not None else -1 for sentence in found.tags for tag in sentence]
-        scores = [score or 0.0 for sentence in found.scores for score in sentence]
-        return Outcome(np.array(tags, np.int64), np.array(scores, np.float64))
+        tags = np.array(list(chain.from_iterable(found.tags)), dtype=object)
+        scores = [score or 0.0 for score in chain.from_iterable(found.scores)]
+        return Outcome(tags, np.array(scores, np.float64))
 
     return answer
 

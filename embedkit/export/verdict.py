@@ -15,7 +15,8 @@ from embedkit.data.text import aligned, counted
 from embedkit.errors import ExportError
 from embedkit.export.quantize import Setting, quantize, settings, vnni
 from embedkit.export.speed import Latency, latencies
-from embedkit.metrics import grouped_difference, paired_difference
+from embedkit.metrics import paired_difference
+from embedkit.metrics.spans import span_difference
 
 MAX_DROP = 0.01
 FEW = 500  # rows below which a verdict says what it cannot tell
@@ -33,8 +34,8 @@ class Outcome(NamedTuple):
 
     Attributes
     ----------
-    predicted : ndarray of int64, shape (n,), or of bool, shape (n, C)
-        Codes; or which labels each row has.
+    predicted : ndarray of int64, shape (n,), or of bool, shape (n, C), or of object, shape (W,)
+        As `Rows.true`; the tag of a word that was not read may be None.
     values : ndarray of float, shape (n, ...)
         Probabilities; scores or vectors where there are none.
     """
@@ -58,20 +59,31 @@ class Rows:
     ----------
     inputs : sequence
         As the graph's predictor takes them.
-    true : ndarray of int64, shape (n,), or of bool, shape (n, C)
+    true : ndarray of int64, shape (n,), or of bool, shape (n, C), or of object, shape (W,)
+        Codes; which labels each row has; or the tags of all words, one sentence after another.
     classes : int
         Number of labels C; those that training never saw come last.
     source : str
         Where the rows come from, for people.
-    groups : ndarray of int64, optional
-        For inputs of many items each, such as sentences of words: the input of each item. `true` is of items then.
+    words : ndarray of int64, shape (n,), optional
+        For sentences, the words of each.
+    spans : bool, default False
+        Whether their tags stand for entities, by which they are judged then.
     """
 
     inputs: Sequence[Any]
     true: NDArray[Any]
     classes: int
     source: str
-    groups: NDArray[np.int64] | None = None
+    words: NDArray[np.int64] | None = None
+    spans: bool = False
+
+    @property
+    def metric(self) -> str:
+        """What they are judged by."""
+        if self.words is not None:
+            return "entity_f1" if self.spans else "accuracy"
+        return "micro_f1" if self.true.ndim == 2 else "accuracy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +133,7 @@ class Verdict:
     Attributes
     ----------
     metric : str
-        ``"accuracy"``, or ``"micro_f1"`` where rows have several labels.
+        ``"accuracy"``, ``"micro_f1"`` where rows have several labels, ``"entity_f1"`` where tags stand for entities.
     max_drop : float
     choice, test : str
         Where the rows come from.
@@ -133,9 +145,9 @@ class Verdict:
         Whether this CPU multiplies 8-bit integers without saturating.
     chosen : Setting, optional
     comparison : mapping
-        `paired_difference` of int8 and float32 on the test rows.
+        `paired_difference` of int8 and float32 on the test rows, or `span_difference` on sentences.
     labels_equal : float
-        Share of the test rows with the same answer.
+        Share of the test rows, or of their words, with the same answer.
     largest_change : float
         Of a probability (a score or a number of a vector, where there are none).
     sizes : mapping of str to int
@@ -237,7 +249,7 @@ def decide_int8(
     full = open_graph(graph)
     tried, answer = _choose(trial, graph, target, open_graph, full)
     start = Verdict(
-        metric=_metric(trial.test.true),
+        metric=trial.test.metric,
         max_drop=trial.limit,
         choice=trial.choice.source,
         test=trial.test.source,
@@ -271,15 +283,16 @@ def _choose(
     return tried, None
 
 
-def _metric(true: NDArray[Any]) -> str:
-    return "micro_f1" if true.ndim == 2 else "accuracy"
-
-
 def _compared(rows: Rows, small: NDArray[Any], full: NDArray[Any]) -> dict[str, Any]:
-    if rows.groups is not None:
-        return grouped_difference(rows.groups, small == rows.true, full == rows.true)
+    if rows.words is not None:
+        listed = (_sentences(tags, rows.words) for tags in (rows.true, small, full))
+        return span_difference(*listed, spans=rows.spans)
     one, other = (_widened(predicted, rows.classes) for predicted in (small, full))
-    return paired_difference(rows.true, one, other, rows.classes, _metric(rows.true))
+    return paired_difference(rows.true, one, other, rows.classes, rows.metric)
+
+
+def _sentences(tags: NDArray[Any], words: NDArray[np.int64]) -> list[list[str]]:
+    return [some.tolist() for some in np.split(tags, np.cumsum(words)[:-1])]
 
 
 def _widened(predicted: NDArray[Any], classes: int) -> NDArray[Any]:
