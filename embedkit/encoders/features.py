@@ -98,14 +98,6 @@ class FeatureExtractor(Opened):
             engines=engines,
         )
 
-    # ------------------------------------------------------------------------------------------ identity
-
-    def space(self, kind: str = "text") -> str:
-        """Return the id of the feature space of texts or pairs, 32 hexadecimal digits."""
-        return self.recipe.space(self.view_ids, kind)
-
-    # ---------------------------------------------------------------------------------------- extracting
-
     def transform(self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Features:
         """Return the features of some inputs.
 
@@ -194,7 +186,7 @@ class FeatureExtractor(Opened):
         first, which = distinct(keys)
         job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], np.bincount(which))
         job.fill()
-        vectors = self.recipe.compose(job.vectors) if len(texts) else np.empty((0, self.vector_width), np.float32)
+        vectors = self.recipe.compose(job.vectors) if len(texts) else np.empty((0, self.width()), np.float32)
         repeated = len(first) < len(texts)  # else `which` is 0, 1, 2, ... and nothing needs to be moved
         return _Run(
             vectors[which] if repeated else vectors,
@@ -202,10 +194,6 @@ class FeatureExtractor(Opened):
             (job.content == 0)[which],
             job.cost(keys[first]),
         )
-
-    def width(self, kind: str = "text") -> int:
-        """Numbers in a vector of a text or pair."""
-        return self.vector_width * (4 if kind == "pair" and self.recipe.pairs == "bi" else 1)
 
     def texts_per_row(self, kind: str) -> int:
         """Texts that the encoder reads for one input: what `progress` counts."""

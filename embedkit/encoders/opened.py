@@ -167,11 +167,16 @@ class Opened:
         """SHA-256 of each weight file."""
         return list(self._descriptors[0]["weights"])
 
-    @property
-    def vector_width(self) -> int:
-        """Numbers in a vector of one text or word, as far as the configuration tells."""
-        per_layer = self.folder.hidden * len(self.recipe.poolings)
-        return per_layer if self.recipe.layer_join == "mean" else per_layer * len(self.recipe.layers)
+    def space(self, kind: str = "text") -> str:
+        """Return the id of the feature space of texts, pairs or words (``"tokens"``), 32 hexadecimal digits."""
+        return self.recipe.space(self.view_ids, kind)
+
+    def width(self, kind: str = "text") -> int:
+        """Numbers in a vector of a text, pair or word, as far as the configuration tells."""
+        recipe = self.recipe
+        layers = 1 if recipe.layer_join == "mean" else len(recipe.layers)
+        parts = 4 if kind == "pair" and recipe.pairs == "bi" else 1
+        return self.folder.hidden * len(recipe.poolings) * layers * parts
 
     def token_states(self, tokens: Tokens) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """Yield the hidden states that the pooled layers are made of, batch by batch; nothing is stored.

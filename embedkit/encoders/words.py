@@ -98,14 +98,6 @@ class WordExtractor(Opened):
             engines=engines,
         )
 
-    def space(self) -> str:
-        """Return the id of the feature space, 32 hexadecimal digits."""
-        return self.recipe.space(self.view_ids, "tokens")
-
-    def width(self) -> int:
-        """Numbers in a vector of a word."""
-        return self.vector_width
-
     def transform(self, sentences: Sequence[Words], *, rows: NDArray[np.int64] | None = None) -> WordFeatures:
         """Return the vectors of the words of some sentences.
 
@@ -137,7 +129,7 @@ class WordExtractor(Opened):
         first, which = distinct(keys)
         job = _Job(self, [listed[i] for i in first.tolist()], keys[first], numbers[first], np.bincount(which))
         job.fill()
-        vectors = self.recipe.compose(job.vectors) if len(job.content) else self._none()
+        vectors = self.recipe.compose(job.vectors) if len(job.content) else np.empty((0, self.width()), np.float32)
         empty = job.content == 0
         counts = np.diff(job.offsets)[which]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -148,9 +140,6 @@ class WordExtractor(Opened):
         done.rows, done.empty = len(listed), int(empty.sum())
         done.seconds = time.perf_counter() - start
         return WordFeatures(vectors, offsets, empty, done)
-
-    def _none(self) -> Floats:
-        return np.empty((0, self.width()), np.float32)
 
     def remarks(self, done: Extraction) -> list[str]:
         """Say how many words the tokenizer makes nothing of."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embedkit.artifact import installed, load_arrays, save_arrays, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.encoders import EncoderSettings, EngineMaker, Extraction, FeatureExtractor
-from embedkit.encoders.opened import StoreDtype
+from embedkit.encoders.opened import Opened, StoreDtype
 from embedkit.encoders.settings import Engine
 from embedkit.errors import (
     ArtifactError,
@@ -37,6 +37,7 @@ from embedkit.store import open_store
 HEAD_FILE = "head.safetensors"
 _FILE = ".skops"  # ends the name of an array that is a file of its own
 _INFINITE = "inf"  # a parameter that JSON has no number for
+_TASKS = {"sequence": "classifies texts", "tokens": "tags words"}
 _ABOUT = ("head_settings", "data", "seed", "rows")
 # What the encoder's settings are in a manifest, where it is not a string. A setting that is added later has to
 # say what folders without it mean.
@@ -50,6 +51,7 @@ _WRITTEN: dict[str, Any] = {
     "threads": NoneType,
 }
 _VERSIONS = ("embedkit", "numpy", "scikit-learn", "tokenizers", "torch", "transformers")
+E = TypeVar("E", bound=Opened)
 
 
 class Predictions(NamedTuple):
@@ -147,41 +149,63 @@ class FrozenClassifier:
 
     def save(self, folder: Path) -> None:
         """Write the head and the manifest to a folder of `embedkit.artifact.staged`; call it last."""
-        described, arrays = self.head.state()
-        for name in [name for name in arrays if name.endswith(_FILE)]:
-            (folder / name).write_bytes(arrays.pop(name).tobytes())
-        save_arrays(folder / HEAD_FILE, arrays)
         manifest = {
-            "kind": CLASSIFIER,
             "task": "sequence",
             "problem_type": PROBLEMS[self.multi_label],
-            "input": self.kind,
-            "labels": list(self.codec.classes),
-            "label_dtype": self.codec.dtype,
-            "encoder": self._encoder_entry(),
-            "head": described,
             "thresholds": None if self.thresholds is None else self.thresholds.to_json(),
-            "versions": installed(_VERSIONS),
             **self.about,
         }
-        write_manifest(folder, manifest)
-
-    def _encoder_entry(self) -> dict[str, Any]:
-        resolved = self.extractor.folder.resolved
-        settings = asdict(exact_settings(self.extractor))
-        return {
-            "name": resolved.name,
-            "repository": resolved.repository,
-            "commit": resolved.commit,
-            "weights": self.extractor.weights,
-            "settings": settings,
-            "space": self.extractor.space(self.kind),
-            "width": self.extractor.width(self.kind),
-            "stored_dtype": self.extractor.dtype,
-        }
+        save_frozen(folder, self.extractor, self.head, self.codec, self.kind, manifest)
 
 
-def exact_settings(extractor: FeatureExtractor) -> EncoderSettings:
+def save_frozen(
+    folder: Path, extractor: Opened, head: Head, codec: LabelCodec, kind: str, manifest: Mapping[str, Any]
+) -> None:
+    """Write a head on frozen features to a folder of `embedkit.artifact.staged`; call it last.
+
+    Parameters
+    ----------
+    folder : Path
+    extractor : Opened
+    head : Head
+        Fitted in the extractor's feature space.
+    codec : LabelCodec
+    kind : {"text", "pair", "tokens"}
+        What an input is.
+    manifest : mapping
+        What else it says: its task, and of the training.
+    """
+    described, arrays = head.state()
+    for name in [name for name in arrays if name.endswith(_FILE)]:
+        (folder / name).write_bytes(arrays.pop(name).tobytes())
+    save_arrays(folder / HEAD_FILE, arrays)
+    entry = {
+        "kind": CLASSIFIER,
+        "input": kind,
+        "labels": list(codec.classes),
+        "label_dtype": codec.dtype,
+        "encoder": _encoder_entry(extractor, kind),
+        "head": described,
+        "versions": installed(_VERSIONS),
+    }
+    write_manifest(folder, {**entry, **manifest})
+
+
+def _encoder_entry(extractor: Opened, kind: str) -> dict[str, Any]:
+    resolved = extractor.folder.resolved
+    return {
+        "name": resolved.name,
+        "repository": resolved.repository,
+        "commit": resolved.commit,
+        "weights": extractor.weights,
+        "settings": asdict(exact_settings(extractor)),
+        "space": extractor.space(kind),
+        "width": extractor.width(kind),
+        "stored_dtype": extractor.dtype,
+    }
+
+
+def exact_settings(extractor: Opened) -> EncoderSettings:
     """Return settings that say all that changes a vector, so that no later default can."""
     recipe, resolved = extractor.recipe, extractor.folder.resolved
     model = str(resolved.folder.absolute()) if resolved.kind == "folder" else resolved.repository or resolved.name
@@ -268,40 +292,106 @@ def load_frozen(
     SpaceMismatchError
         The encoder gives other features than those that the head was trained on.
     """
+    here = Here(model, store, device, engine, batch_tokens, threads, progress, engines)
+    read = read_frozen(folder, "sequence", FeatureExtractor, here)
+    return FrozenClassifier(read.extractor, read.head, read.codec, read.kind, read.about, read.thresholds)
+
+
+class Here(NamedTuple):
+    """Where an encoder is and what computes, on the machine where a folder is opened; see `load_frozen`."""
+
+    model: str | None
+    store: str | Path | bool | None
+    device: str
+    engine: Engine
+    batch_tokens: int | None
+    threads: int | None
+    progress: Callable[[int], None] | None
+    engines: EngineMaker
+
+
+@dataclass(frozen=True, eq=False)
+class Read(Generic[E]):
+    """What a folder of `save_frozen` holds, checked, with its encoder opened.
+
+    Attributes
+    ----------
+    extractor : FeatureExtractor or WordExtractor
+    head : Head
+    codec : LabelCodec
+    kind : {"text", "pair", "tokens"}
+    about : dict
+        What the manifest says of the training.
+    thresholds : Thresholds or None
+    """
+
+    extractor: E
+    head: Head
+    codec: LabelCodec
+    kind: str
+    about: dict[str, Any]
+    thresholds: Thresholds | None
+
+
+def read_frozen(folder: Path, task: str, extractor: Callable[..., E], here: Here) -> Read[E]:
+    """Read what `save_frozen` wrote, and open the encoder.
+
+    Parameters
+    ----------
+    folder : Path
+    task : {"sequence", "tokens"}
+        What the folder must be for.
+    extractor : class
+        `FeatureExtractor` or `WordExtractor`.
+    here : Here
+
+    Raises
+    ------
+    InputMissingError, ArtifactError, SpaceMismatchError
+        As of `load_frozen`.
+    UsageError
+        The folder is for another task.
+    """
     entry = _parse(folder, read_manifest(folder, kind=CLASSIFIER))
+    if entry.task != task:
+        raise UsageError(f"{folder} {_TASKS[entry.task]}, but what {_TASKS[task]} is needed")
     head = head_from_state(entry.head, {**load_arrays(folder / HEAD_FILE), **_files(folder, entry.files)})
     if head.classes != len(entry.codec):
         raise ArtifactError(
             f"{folder}: {head.classes} classes in the head, {len(entry.codec)} labels in the manifest"
         )
     _check_decisions(folder, head, entry)
+    opened = _opened(folder, entry, extractor, here)
+    _check_space(folder, opened, entry)
+    if head.n_features != opened.width(entry.kind):
+        raise ArtifactError(
+            f"{folder}: the head takes {head.n_features} numbers, its encoder gives {opened.width(entry.kind)}"
+        )
+    return Read(opened, head, entry.codec, entry.kind, entry.about, entry.thresholds)
+
+
+def _opened(folder: Path, entry: _Entry, extractor: Callable[..., E], here: Here) -> E:
     settings = replace(
         entry.settings,
-        model=model or entry.settings.model,
-        revision=None if model else entry.settings.revision,
-        device=device,
-        engine=engine,
-        batch_tokens=batch_tokens or entry.settings.batch_tokens,
-        threads=threads,
+        model=here.model or entry.settings.model,
+        revision=None if here.model else entry.settings.revision,
+        device=here.device,
+        engine=here.engine,
+        batch_tokens=here.batch_tokens or entry.settings.batch_tokens,
+        threads=here.threads,
     )
-    features = open_store(store, entry.dtype)
+    features = open_store(here.store, entry.dtype)
     try:
-        extractor = FeatureExtractor(
-            settings, store=features, dtype=entry.dtype, progress=progress, engines=engines
-        )
+        return extractor(settings, store=features, dtype=entry.dtype, progress=here.progress, engines=here.engines)
     except (InputMissingError, ModelError) as error:
-        hint = "" if model else f"; {folder} needs this encoder: name its folder with --model (in Python model=)"
+        hint = (
+            "" if here.model else f"; {folder} needs this encoder: name its folder with --model (in Python model=)"
+        )
         raise type(error)(f"{error}{hint}") from error
     except UsageError as error:
-        if model or isinstance(error, MissingExtraError):
+        if here.model or isinstance(error, MissingExtraError):
             raise
         raise ArtifactError(f"{folder}: the encoder cannot do what the manifest says: {error}") from None
-    _check_space(folder, extractor, entry)
-    if head.n_features != extractor.width(entry.kind):
-        raise ArtifactError(
-            f"{folder}: the head takes {head.n_features} numbers, its encoder gives {extractor.width(entry.kind)}"
-        )
-    return FrozenClassifier(extractor, head, entry.codec, entry.kind, entry.about, entry.thresholds)
 
 
 def _files(folder: Path, names: Iterable[str]) -> dict[str, NDArray[np.uint8]]:
@@ -326,6 +416,7 @@ def _check_decisions(folder: Path, head: Head, entry: _Entry) -> None:
 class _Entry(NamedTuple):
     """What a manifest says, checked."""
 
+    task: str
     codec: LabelCodec
     kind: str
     settings: EncoderSettings
@@ -347,11 +438,12 @@ def _parse(folder: Path, manifest: Mapping[str, Any]) -> _Entry:
         encoder = _of_type(manifest, "encoder", dict)
         head = _of_type(manifest, "head", dict)
         _of_type(head, "kind", str)
-        _one_of(manifest, "task", ("sequence",))
-        thresholds = manifest["thresholds"]
+        task = _one_of(manifest, "task", tuple(_TASKS))
+        thresholds = manifest["thresholds"] if task == "sequence" else None
         return _Entry(
+            task,
             _codec(manifest),
-            _one_of(manifest, "input", ("text", "pair")),
+            _one_of(manifest, "input", ("text", "pair") if task == "sequence" else ("tokens",)),
             _settings(_of_type(encoder, "settings", dict)),
             _of_type(encoder, "space", str),
             encoder.get("weights"),
@@ -406,7 +498,7 @@ def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return about
 
 
-def _check_space(folder: Path, extractor: FeatureExtractor, entry: _Entry) -> None:
+def _check_space(folder: Path, extractor: Opened, entry: _Entry) -> None:
     """Refuse features of another space, also where they have the same width."""
     space = extractor.space(entry.kind)
     if space != entry.space:
