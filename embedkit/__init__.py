@@ -10,14 +10,16 @@ if TYPE_CHECKING:
     from embedkit.estimators.embedding_classifier import EmbeddingClassifier
     from embedkit.estimators.finetuned_classifier import FineTunedClassifier
     from embedkit.estimators.text_encoder import TextEncoder
+    from embedkit.estimators.token_classifier import TokenClassifier
 
 __version__ = "0.1.0"
-__all__ = ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "__version__", "load"]
+__all__ = ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "TokenClassifier", "__version__", "load"]
 
 _HOME = {
     "EmbeddingClassifier": "embedkit.estimators.embedding_classifier",
     "FineTunedClassifier": "embedkit.estimators.finetuned_classifier",
     "TextEncoder": "embedkit.estimators.text_encoder",
+    "TokenClassifier": "embedkit.estimators.token_classifier",
 }
 
 
@@ -63,7 +65,7 @@ def load(
     store: str | Path | bool | None = None,
     device: str = "auto",
     threads: int | None = None,
-) -> EmbeddingClassifier | FineTunedClassifier:
+) -> EmbeddingClassifier | FineTunedClassifier | TokenClassifier:
     """Open a folder that embedkit wrote.
 
     Parameters
@@ -79,7 +81,7 @@ def load(
 
     Returns
     -------
-    EmbeddingClassifier or FineTunedClassifier
+    EmbeddingClassifier, FineTunedClassifier or TokenClassifier
         Fitted.
 
     Raises
@@ -94,9 +96,13 @@ def load(
     _require_learning("embedkit.load")
     from pathlib import Path
 
-    from embedkit.runtime.manifest import FINETUNED, kind_of
+    from embedkit.runtime.manifest import FINETUNED, kind_of, read_manifest
 
     if kind_of(Path(folder)) == FINETUNED:
+        if read_manifest(Path(folder), kind=FINETUNED).get("task") == "tokens":
+            from embedkit.estimators.token_classifier import TokenClassifier
+
+            return TokenClassifier.load(folder, device=device, threads=threads)
         from embedkit.estimators.finetuned_classifier import FineTunedClassifier
 
         return FineTunedClassifier.load(folder, device=device, threads=threads)

@@ -119,7 +119,7 @@ def ours(data: Path, name: str, settings: TuneSettings) -> tuple[Side, dict[str,
     splits = dataset.splits(seed=settings.seed, columns=False)
     found, _ = with_validation(splits, settings)
     run = finetune(found, open_start("minilm"), settings, codec=LabelCodec.fit(splits["train"].labels or []))
-    figures = run.judged["test"].judgement.metrics
+    figures = run.judged["test"].metrics
     about = {"seconds": run.seconds, "steps": run.tuned.trained.steps, "best_step": run.tuned.trained.best_step,
              "precision": run.tuned.trained.precision, "test": figures, "notes": run.notes}  # fmt: skip
     return Side(run.seconds["tune"], figures["accuracy"]), about

@@ -293,10 +293,13 @@ def test_lists_of_words_become_texts_and_broken_labels_do_not_matter(
     (tmp_path / "words.conll").write_text("\n\n".join(sentences) + "\n", encoding="utf-8")
     gaps = [f"{text},{'x' if number % 3 else ''}" for number, text in enumerate(TEXTS)]
     (tmp_path / "gaps.csv").write_text("\n".join(["text,label", *gaps]) + "\n", encoding="utf-8")
-    for name in ("words.conll", "gaps.csv"):
+    for name, said in (("words.conll", False), ("gaps.csv", True)):
         out = tmp_path / f"{name}.out"
-        assert main(command("adapt", tmp_path / name, "-m", base, "-o", out, "--epochs", 0.2, "--json")) == 0
-        assert facts_of(capsys)["output"] == str(out)
+        told = command("adapt", tmp_path / name, "-m", base, "-o", out, "--epochs", 0.2, "--json")
+        assert main([part for part in told if part != "--quiet"]) == 0
+        found = capsys.readouterr()
+        assert json.loads(found.out)["output"] == str(out)
+        assert ("its labels cannot be read, so no rows are left out as test" in found.err) == said
 
 
 def test_plain_text_beside_its_validation_packed_and_whole_words(

@@ -36,8 +36,9 @@ from embedkit.training.loop import Place
 from embedkit.training.losses import binary_cross_entropy, class_weights, cross_entropy
 from embedkit.training.model import open_for_training
 from embedkit.training.rows import IGNORED, training_order
-from embedkit.training.sequence import Labelled, Tuned, tune_sequence
+from embedkit.training.sequence import Labelled, tune_sequence
 from embedkit.training.settings import TuneSettings, parse_arguments, usual_rate
+from embedkit.training.tuning import Tuned, Watch
 from tests.tiny_classifiers import make_classifier
 from tests.tiny_models import make_encoder
 
@@ -92,7 +93,7 @@ def tuned(model: str, validation: bool = True, place: Place | None = None, **how
         held,
         TuneSettings(**{**QUICK, **how}),
         place=place,
-        **callbacks,
+        watch=Watch(**callbacks),
     )
 
 
@@ -693,7 +694,10 @@ def test_texts_that_are_all_cut_off_are_told(
 )
 def test_the_smallest_good_model_is_chosen(scores: list[float], chosen: int) -> None:
     """The standard error of an interval of ±0.05 is 0.0255."""
-    points = [FreezePoint(2 - n, n, 100 * n + 1, 1.0, f1, (f1 - 0.05, f1 + 0.05)) for n, f1 in enumerate(scores)]
+    points = [
+        FreezePoint(2 - n, n, 100 * n + 1, 1.0, "macro F1", f1, (f1 - 0.05, f1 + 0.05))
+        for n, f1 in enumerate(scores)
+    ]
     assert choose(points) is points[chosen]
     assert choose(points[::-1]) is points[chosen]
 

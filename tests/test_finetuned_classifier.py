@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +72,6 @@ QUICK["threads"] = 1
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(make_encoder(tmp_path_factory.mktemp("models") / "m", "bert", layers=1))
-
-
-@pytest.fixture(scope="module")
-def little_garbage() -> Iterator[None]:
-    """Leave what was imported out of the collection that accelerate asks for after each fit, its longest part."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def tuner(model: str, **how: Any) -> FineTunedClassifier:

@@ -99,8 +99,9 @@ def _texts(args: argparse.Namespace) -> tuple[Mapping[str, Split], list[str]]:
         try:  # with labels, other commands hold a part of it out as test, by the labels
             labelled = options.dataset_of(args)
             return texts_of(labelled, args.seed), labelled.notes
-        except (DataError, UsageError):  # labels that no other command takes either
-            pass
+        except (DataError, UsageError) as error:
+            said = f"{args.data}: its labels cannot be read, so no rows are left out as test ({error})"
+            return texts_of(dataset, args.seed), [*dataset.notes, said]
     return texts_of(dataset, args.seed), dataset.notes
 
 
@@ -110,8 +111,7 @@ def _train(args: argparse.Namespace, given: tuple[Any, ...], place: Any) -> Adap
     from embedkit.evaluation.finetuned import is_main
 
     data, settings = given[1], given[3]
-    steps = -(-len(data.rows) // (settings.batch_size * settings.accumulation)) * settings.epochs
-    with progress(args, int(steps), "train", unit=" steps") as stepped:
+    with progress(args, settings.steps(len(data.rows)), "train", unit=" steps") as stepped:
         return adapt(
             *given,
             place=place,

@@ -98,7 +98,7 @@ def _export(args: argparse.Namespace, trained: FrozenRun, splits: Mapping[str, S
     from embedkit.export import Trained, export_classifier
 
     found = trained.classifier
-    metrics = {"splits": {name: entry.judgement.metrics for name, entry in trained.judged.items()}}
+    metrics = {"splits": {name: entry.metrics for name, entry in trained.judged.items()}}
     return export_classifier(
         Trained(found.extractor, found.head, found.codec, about=found.about, metrics=metrics),
         Path(output),

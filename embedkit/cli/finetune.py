@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 def add(subparsers: options.Subparsers) -> None:
     """Add the command."""
     parser = options.command(
-        subparsers, "finetune", run, "fine-tune a classifier of texts or pairs, all of it or the upper blocks"
+        subparsers,
+        "finetune",
+        run,
+        "fine-tune a classifier of texts, pairs or words, all of it or the upper blocks",
     )
     options.add_data(parser)
     group = parser.add_argument_group("model")
@@ -52,6 +55,11 @@ def add(subparsers: options.Subparsers) -> None:
     group.add_argument("--class-weight", metavar="WEIGHT", help="balanced, or JSON such as '{\"spam\": 5}'")
     group.add_argument("--label-smoothing", type=float, default=0.0, metavar="X", help="from 0 (default) up")
     group.add_argument("--positive-label", metavar="LABEL", help="whose precision, recall and F1 to print")
+    group.add_argument(
+        "--label-subtokens",
+        choices=("first", "all", "continue"),
+        help="which sub-tokens of a word learn its tag: the first (default), all, or all with B- turned into I-",
+    )
     options.add_output(parser, "folder of the trained classifier", required=True)
     parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
 
@@ -61,33 +69,55 @@ def run(args: argparse.Namespace) -> int:
     from embedkit.artifact import check_replaceable
     from embedkit.data import LabelCodec
     from embedkit.estimators.start import open_start
-    from embedkit.evaluation.finetuned import check_metric_needs, is_main, run_of, with_validation, write_tuned
+    from embedkit.evaluation.finetuned import is_main, run_of, with_validation, write_tuned
     from embedkit.evaluation.frozen import check_training
-    from embedkit.runtime.texts import require_texts
 
     args.quiet = args.quiet or not is_main()
     settings = options.tune_settings_of(args)
-    check_metric_needs(settings)
     check_replaceable(Path(args.output), args.overwrite)
     dataset = options.dataset_of(args)
-    require_texts(dataset.kind)
+    _check_kind(args, dataset.kind)
     read = dataset.splits(seed=args.seed, columns=False)
-    said = [*dataset.notes, *check_training(read)]
-    splits, notes = with_validation(read, settings)
+    converted, repairs = (read, []) if dataset.kind != "tokens" else _iob2(args, read)
+    said = [*dataset.notes, *repairs, *check_training(converted)]
+    splits, notes = with_validation(converted, settings)
     tell_notes(args, [*said, *notes])
     start = open_start(args.model, revision=args.revision, max_length=args.max_length, side=args.side)
-    codec = LabelCodec.fit(read["train"].labels or [], dataset.declared)
+    codec = LabelCodec.fit(converted["train"].labels or [], None if repairs else dataset.declared)
     if args.sweep_freeze is not None:
         return _sweep(args, splits, start, settings, codec, read["train"].fingerprint())
-    with staged_once(args) as stage, checkpoints(args, run_of(splits, start, settings)) as place:
+    with staged_once(args) as stage, checkpoints(args, run_of(splits, start, settings, _rule(args))) as place:
         trained = _train(args, splits, start, settings, codec, read["train"].fingerprint(), place)
         tell_notes(args, trained.notes)
         if stage is not None:
             told = {"data": args.data, "model": args.model}
-            write_tuned(stage, trained, told, splits["train"].inputs)  # type: ignore[arg-type]
+            write_tuned(stage, trained, told)
     if is_main():
         report(args, trained, args.output)
     return 0
+
+
+def _check_kind(args: argparse.Namespace, kind: str) -> None:
+    """Refuse flags that say something of texts alone, or of words alone."""
+    from embedkit.errors import UsageError
+
+    if kind == "tokens" and args.positive_label is not None:
+        raise UsageError(
+            "--positive-label is for labels of texts, and these data are words with tags; leave it out"
+        )
+    if kind != "tokens" and args.label_subtokens is not None:
+        raise UsageError(f"--label-subtokens is for words with tags, and these data are {kind}s; leave it out")
+
+
+def _rule(args: argparse.Namespace) -> Any:  # noqa: ANN401 - embedkit.training.words.Rule
+    return args.label_subtokens or "first"
+
+
+def _iob2(args: argparse.Namespace, read: Mapping[str, Split]) -> tuple[dict[str, Split], list[str]]:
+    from embedkit.data.schemes import with_iob2
+
+    converted, _, notes = with_iob2(read, args.task)
+    return converted, notes
 
 
 def _sweep(
@@ -105,7 +135,7 @@ def _sweep(
 
     _check_sweep(args, settings)
     choices = parse_sweep(args.sweep_freeze, start.folder.layers)
-    steps = _steps(len(splits["train"]), settings) * len(choices)
+    steps = settings.steps(len(splits["train"])) * len(choices)
     with staged(Path(args.output), overwrite=args.overwrite) as stage:
         with progress(args, steps, "train", unit=" steps") as stepped:
             points, chosen, trained = sweep_freeze(
@@ -115,16 +145,17 @@ def _sweep(
                 settings,
                 codec=codec,
                 positive=args.positive_label,
+                subtokens=_rule(args),
                 trained_on=trained_on,
                 told=lambda point: say(
-                    args, f"freeze {point.freeze}: macro F1 {point.f1:.4f}, {point.seconds:.0f} s"
+                    args, f"freeze {point.freeze}: {point.metric} {point.f1:.4f}, {point.seconds:.0f} s"
                 ),
                 progress=stepped,
             )
         tell_notes(args, trained.notes)
         write_sweep(stage, points, chosen, f"{args.model}: F1 over trained blocks")
         told, found = {"data": args.data, "model": args.model}, sweep_json(points, chosen)
-        write_tuned(stage, trained, told, splits["train"].inputs, found)  # type: ignore[arg-type]
+        write_tuned(stage, trained, told, found)
     if not args.json:
         show(sweep_text(points, chosen))
     report(args, trained, args.output, found)
@@ -138,10 +169,6 @@ def _check_sweep(args: argparse.Namespace, settings: TuneSettings) -> None:
         raise UsageError("--sweep-freeze says itself what is frozen, and cannot be resumed; leave out the other")
     if settings.eval_strategy == "no":
         raise UsageError("--sweep-freeze chooses by the validation rows; leave out --eval-strategy no")
-
-
-def _steps(rows: int, settings: TuneSettings) -> int:
-    return int(-(-rows // (settings.batch_size * settings.accumulation)) * settings.epochs)
 
 
 def staged_once(args: argparse.Namespace) -> Any:  # noqa: ANN401 - a context with a folder or None
@@ -185,19 +212,19 @@ def _train(
 ) -> TunedRun:
     """Train with a bar, the parts, and a line for each evaluation."""
     from embedkit.evaluation.finetuned import finetune
+    from embedkit.training.tuning import Watch
 
-    with progress(args, _steps(len(splits["train"]), settings), "train", unit=" steps") as stepped:
+    with progress(args, settings.steps(len(splits["train"])), "train", unit=" steps") as stepped:
         return finetune(
             splits,
             start,
             settings,
             codec=codec,
             positive=args.positive_label,
+            subtokens=_rule(args),
             trained_on=trained_on,
             place=place,
-            told=evaluations(args),
-            begin=lambda parts, line: _begin(args, parts, line),
-            progress=stepped,
+            watch=Watch(evaluations(args), lambda parts, line: _begin(args, parts, line), stepped),
         )
 
 
@@ -254,7 +281,7 @@ def facts(trained: TunedRun, output: str) -> dict[str, Any]:
     """Return what came out, for programs."""
     return {
         "output": output,
-        "splits": {name: entry.judgement.metrics for name, entry in trained.judged.items()},
+        "splits": {name: entry.metrics for name, entry in trained.judged.items()},
         "history": trained.tuned.trained.history,
         "parts": [vars(part) for part in trained.tuned.parts],
         "settings": dict(trained.classifier.about["settings"]),

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from embedkit.cli.output import inert, say
 from embedkit.errors import UsageError
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from embedkit.data import Columns, Dataset, Split
     from embedkit.encoders import EncoderSettings, EngineMaker, FeatureExtractor
     from embedkit.encoders.engines import EngineSource, Making
-    from embedkit.estimators.exported import ExportedClassifier, ExportedTagger
+    from embedkit.estimators.exported import ExportedClassifier
     from embedkit.estimators.frozen import FrozenClassifier
+    from embedkit.estimators.tagging import Tagger
     from embedkit.estimators.tuned import TunedClassifier
+    from embedkit.estimators.tuned_tagger import TunedTagger
     from embedkit.heads import Decision, HeadSpec
     from embedkit.runtime.tokens import Text, Tokenizer
     from embedkit.store import FeatureStore
     from embedkit.training.settings import TuneSettings
 
-E = TypeVar("E")
 Subparsers = Any  # argparse has no public name for it
 Command = Callable[[argparse.Namespace], int]
 DEFAULT_MODEL = "minilm"
@@ -232,7 +233,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--eval-steps", type=_from(1), metavar="N", help="steps between two evaluations")
     group.add_argument("--save-steps", type=_from(1), metavar="N", help="keep a checkpoint every N steps too")
-    group.add_argument("--metric", help="by which the best evaluation is chosen (default: accuracy, or micro-f1)")
+    group.add_argument(
+        "--metric", help="by which the best evaluation is chosen (default: accuracy, micro-f1, or f1 of entities)"
+    )
     group.add_argument(
         "--patience", type=_from(1), metavar="N", help="stop after N evaluations without a better one"
     )
@@ -260,8 +263,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=_from(1), metavar="N", help="of a step on the CPU")
 
 
-def tune_settings_of(args: argparse.Namespace, **instead: Any) -> TuneSettings:  # noqa: ANN401 - as they are
-    """Return what the flags of `add_training` say; `instead` has what a command says itself."""
+def tune_settings_of(args: argparse.Namespace) -> TuneSettings:
+    """Return what the flags of `add_training` say."""
     from embedkit.errors import require
     from embedkit.training.settings import TuneSettings, parse_arguments
 
@@ -278,7 +281,7 @@ def tune_settings_of(args: argparse.Namespace, **instead: Any) -> TuneSettings: 
     if args.eval_steps is not None and args.eval_strategy == args.parser.get_default("eval_strategy"):
         given["eval_strategy"] = "steps"
     return TuneSettings(
-        **{**given, **instead},
+        **given,
         checkpointing=args.gradient_checkpointing,
         arguments=parse_arguments(args.trainer_arg),
     )
@@ -399,23 +402,9 @@ def place_of(args: argparse.Namespace) -> str | bool | None:
     return False if args.no_store else place
 
 
-def classifier_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier | TunedClassifier:
-    """Open the classifier, trained or exported, that the flags name."""
-    from embedkit.estimators.exported import load_exported
-
-    return _opened(args, load_exported)
-
-
-def answerer_of(
-    args: argparse.Namespace,
-) -> FrozenClassifier | ExportedClassifier | ExportedTagger | TunedClassifier:
-    """Open what the flags name as `classifier_of` does, also a classifier of words."""
+def answerer_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifier | TunedClassifier | Tagger:
+    """Open the classifier or the tagger, trained or exported, that the flags name."""
     from embedkit.estimators.exported import open_exported
-
-    return _opened(args, open_exported)
-
-
-def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassifier | TunedClassifier | E:
     from embedkit.runtime.loading import answers_alone
     from embedkit.runtime.manifest import CLASSIFIER, FINETUNED, kind_of, read_manifest
 
@@ -423,7 +412,7 @@ def _opened(args: argparse.Namespace, opener: Callable[..., E]) -> FrozenClassif
     if answers_alone(folder):
         _refuse_useless(args)
         precision = args.precision or "float32"
-        return opener(folder, precision=precision, threads=args.threads, batch_tokens=args.batch_tokens)
+        return open_exported(folder, precision=precision, threads=args.threads, batch_tokens=args.batch_tokens)
     if args.precision is not None:
         raise UsageError(
             f"--precision chooses a graph of an exported folder, and {folder} is none; make one with "
@@ -457,8 +446,8 @@ def _refuse_given(folder: str, why: str, flags: Mapping[str, object]) -> None:
         raise UsageError(f"{folder} {why}; leave out {', '.join(given)}")
 
 
-def tuned_of(args: argparse.Namespace) -> TunedClassifier:
-    """Open a fine-tuned classifier as the flags say."""
+def tuned_of(args: argparse.Namespace) -> TunedClassifier | TunedTagger:
+    """Open a fine-tuned classifier or tagger as the flags say."""
     from embedkit.errors import require
 
     _refuse_given(

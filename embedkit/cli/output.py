@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedkit.evaluation.judged import Judged
+    from embedkit.evaluation.judged import Entry
 
 
 def escaped(text: str, keep: str = "") -> str:
@@ -100,17 +100,15 @@ def tell_notes(args: argparse.Namespace, notes: Iterable[str]) -> None:
         say(args, f"note: {note}")
 
 
-def tell_judged(args: argparse.Namespace, judged: Mapping[str, Judged], kind: str, output: str) -> None:
+def tell_judged(args: argparse.Namespace, judged: Mapping[str, Entry], kind: str, output: str) -> None:
     """Print the report of a trained classifier's test split, else validation, and how to use it."""
     from embedkit.evaluation.judged import shown_split
-    from embedkit.evaluation.report import classification_text
 
     entry = shown_split(judged)
     if entry is None:
         say(args, "there is no labelled split to judge it on")
     else:
-        source = f"{entry.split.source} ({entry.split.name})"
-        show(classification_text(entry.judgement.metrics, entry.judgement.names, source))
+        show(entry.text())
     texts = '"a text" "its partner"' if kind == "pair" else '"some text"'
     say(args, f"saved in {output}; try: embedkit predict {shlex.quote(output)} {texts}")
 

@@ -16,19 +16,17 @@ from embedkit.encoders import EncoderSettings
 from embedkit.errors import UsageError
 from embedkit.estimators.frozen import Predictions
 from embedkit.estimators.inputs import Form, Targets, as_inputs, indicator_form, kind_of
-from embedkit.estimators.start import TokenizerSettings, base_said, open_start, settings_said
+from embedkit.estimators.start import TokenizerSettings, base_said, open_start
 from embedkit.estimators.text_classifier import TextClassifier, as_labelled, check_learnable, plain
-from embedkit.estimators.tuned import TunedClassifier, load_tuned
+from embedkit.estimators.tuned import TunedClassifier, load_tuned, tuned_said
 from embedkit.metrics.scores import check_metric
-from embedkit.runtime.tokens import PROBE_WORDS, Text
+from embedkit.runtime.tokens import Text
 from embedkit.training.settings import Precision, TuneSettings
 
 # What is called alike here, in `TuneSettings` and in a manifest; a number of NumPy means Python's.
 _TOLD = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "freeze", "label_smoothing",
          "precision", "accumulation")  # fmt: skip
 _OF_EVALUATION = ("metric", "patience")
-# On which transformers' tokenizer is compared with ours: rows of the user would be kept until then.
-_ALIKE: dict[str, list[Text]] = {"text": [*PROBE_WORDS], "pair": [*PROBE_WORDS, ("hello world", "Hello, World!")]}
 
 
 class FineTunedClassifier(TextClassifier):
@@ -190,7 +188,7 @@ class FineTunedClassifier(TextClassifier):
             Labelled([inputs[row] for row in held], codes[held]) if len(held) else None,
             settings,
         )
-        said = {**settings_said(settings, tuned), **self._own_settings(targets)}
+        said = {**tuned_said(settings, tuned), **self._own_settings(targets)}
         about = {"base": base_said(start), "seed": settings.seed, "settings": said}
         found = TunedClassifier(tuned.model, start.tokenizer, codec, kind_of(inputs), targets.several, about)
         found.device, found.threads = settings.device, settings.threads
@@ -290,7 +288,7 @@ class FineTunedClassifier(TextClassifier):
         """
         check_is_fitted(self, "classifier_")
         with staged(Path(folder), overwrite=overwrite) as stage, self._tokenizer.laid_out() as source:
-            self.classifier_.save(stage, source, _ALIKE[self.classifier_.kind])
+            self.classifier_.save(stage, source)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> FineTunedClassifier:
@@ -312,6 +310,8 @@ class FineTunedClassifier(TextClassifier):
             See `embedkit.estimators.tuned.load_tuned`.
         """
         found = load_tuned(Path(folder), device=device, threads=threads)
+        if not isinstance(found, TunedClassifier):
+            raise UsageError(f"{folder} holds a tagger of words; open it with TokenClassifier.load")
         loaded = cls(**_params_of(found), device=device, threads=threads)
         loaded.history_, loaded.notes_, loaded.parts_ = [], [], ()
         told = _mapping(found.about, "settings").get("indicator")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from embedkit.store import FileDigests
 from embedkit.training.settings import TuneSettings
 
 if TYPE_CHECKING:
-    from embedkit.training.sequence import Tuned
+    from embedkit.training.loop import Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +114,31 @@ def base_said(start: Start) -> dict[str, Any]:
     }
 
 
-def settings_said(settings: TuneSettings, tuned: Tuned) -> dict[str, Any]:
-    """Return all that a run was told and decided, as JSON."""
-    said = {name: value for name, value in asdict(settings).items() if name not in ("device", "threads", "seed")}
-    trained = tuned.trained
+def depends_on(
+    start: Start, settings: TuneSettings, data: Mapping[str, str], *, free: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a run's weights depend on; settings called `free` change none of them."""
     return {
-        **said,
-        "learning_rate": tuned.rate,
+        **_without(settings, "device", "threads", *free),
+        "data": dict(data),
+        "model": start.digests(),
+        "max_length": start.tokenizer.max_length,
+        "side": start.tokenizer.side,
+    }
+
+
+def settings_said(
+    settings: TuneSettings, trained: Trained, rate: float, *, free: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return all that a run was told and decided, as JSON, but settings called `free`."""
+    return {
+        **_without(settings, "device", "threads", "seed", *free),
+        "learning_rate": rate,
         "precision": trained.precision,
         "steps": trained.steps,
         "best_step": trained.best_step,
-        "trainable_parameters": sum(part.trainable for part in tuned.parts),
     }
+
+
+def _without(settings: TuneSettings, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name not in names}

@@ -1,4 +1,4 @@
-"""A fine-tuned classifier of texts or pairs: answers, is saved and loaded, without scikit-learn."""
+"""Fine-tuned classifiers of texts, pairs or words: answer, are saved and loaded, without scikit-learn."""
 
 from __future__ import annotations
 
@@ -6,28 +6,37 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.artifact import installed, write_manifest
 from embedkit.data.labels import LabelCodec
-from embedkit.data.text import counted
+from embedkit.data.text import lost
 from embedkit.encoders import EncoderSettings, Extraction, ModelFolder, check_texts, read_folder
 from embedkit.errors import ArtifactError, DataError, ModelError
 from embedkit.estimators.frozen import Predictions
+from embedkit.estimators.start import settings_said
 from embedkit.export.folder import write_tokenizer
 from embedkit.hub import Resolved
 from embedkit.runtime.batching import plan
 from embedkit.runtime.description import PROBLEMS, Description
 from embedkit.runtime.manifest import FINETUNED, read_manifest
 from embedkit.runtime.model_folder import TOKENIZER
-from embedkit.runtime.tokens import Text, Tokenizer
+from embedkit.runtime.tokens import PROBE_WORDS, Text, Tokenizer
+
+if TYPE_CHECKING:
+    from embedkit.estimators.tuned_tagger import TunedTagger
+    from embedkit.training.settings import TuneSettings
+    from embedkit.training.tuning import Tuned
 
 BATCH_TOKENS = 4096
 _ROWS = 2048  # between two reports of progress
+_INPUTS = {"sequence": ("text", "pair"), "tokens": ("tokens",)}
 _ABOUT = ("base", "data", "seed", "settings", "tuned_on")
+# On which transformers' tokenizer is compared with ours.
+_ALIKE: tuple[list[Text], list[Text]] = ([*PROBE_WORDS], [*PROBE_WORDS, ("hello world", "Hello, World!")])
 _VERSIONS = ("embedkit", "numpy", "tokenizers", "torch", "transformers", "accelerate")
 
 
@@ -156,18 +165,9 @@ class TunedClassifier:
 
     def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
         """Say how many of some inputs lost tokens or held none."""
-        said = []
-        if truncated:
-            end = "start" if self.tokenizer.side == "left" else "end"
-            said.append(
-                f"{truncated:,} of {counted(rows, 'input')} have more than {self.tokenizer.max_length} tokens and "
-                f"lost their {end}"
-            )
-        if empty:
-            said.append(f"{empty:,} of {counted(rows, 'input')} hold nothing that the tokenizer knows")
-        return said
+        return lost(rows, truncated, empty, self.tokenizer.max_length, self.tokenizer.side)
 
-    def save(self, folder: Path, base: ModelFolder, inputs: Sequence[Text]) -> None:
+    def save(self, folder: Path, base: ModelFolder) -> None:
         """Write weights, tokenizer and manifest to a folder of `embedkit.artifact.staged`; call it last.
 
         Parameters
@@ -175,44 +175,48 @@ class TunedClassifier:
         folder : Path
         base : ModelFolder
             The encoder that training began from: its tokenizer's settings are kept.
-        inputs : sequence of str or of (str, str)
-            A few real ones, which transformers must split as we do.
         """
-        from embedkit.encoders.torch_encoder import quiet
+        save_tuned(folder, base, self, "sequence")
 
-        with quiet():
-            self.model.save_pretrained(folder)
-        names = (
-            ["input_ids", "token_type_ids", "attention_mask"] if self._types() else ["input_ids", "attention_mask"]
-        )
-        write_tokenizer(folder, base, self.tokenizer, names, inputs)
-        manifest = {
-            "kind": FINETUNED,
-            "task": "sequence",
-            "problem_type": PROBLEMS[self.multi_label],
-            "input": self.kind,
-            "labels": list(self.codec.classes),
-            "label_dtype": self.codec.dtype,
-            "tokens": {
-                "max_length": self.tokenizer.max_length,
-                "side": self.tokenizer.side,
-                "pad_id": self.tokenizer.pad_id,
-            },
-            "versions": installed(_VERSIONS),
-            **self.about,
-        }
-        write_manifest(folder, manifest)
 
-    def _types(self) -> bool:
-        from embedkit.encoders.torch_encoder import takes_types
+class Tunable(Protocol):
+    """What is written of a fine-tuned model of any task."""
 
-        return takes_types(self.model.config)
+    model: Any
+    tokenizer: Tokenizer
+    codec: LabelCodec
+    kind: str
+    multi_label: bool
+    about: Mapping[str, Any]
+
+
+def save_tuned(folder: Path, base: ModelFolder, found: Tunable, task: str) -> None:
+    """Write weights, tokenizer and manifest; parameters are those of `TunedClassifier.save`."""
+    from embedkit.encoders.torch_encoder import quiet, takes_types
+
+    with quiet():
+        found.model.save_pretrained(folder)
+    types = ["token_type_ids"] if takes_types(found.model.config) else []
+    tokenizer = found.tokenizer
+    write_tokenizer(folder, base, tokenizer, ["input_ids", *types, "attention_mask"], _ALIKE[found.kind == "pair"])
+    manifest = {
+        "kind": FINETUNED,
+        "task": task,
+        "problem_type": PROBLEMS[found.multi_label],
+        "input": found.kind,
+        "labels": list(found.codec.classes),
+        "label_dtype": found.codec.dtype,
+        "tokens": {"max_length": tokenizer.max_length, "side": tokenizer.side, "pad_id": tokenizer.pad_id},
+        "versions": installed(_VERSIONS),
+        **found.about,
+    }
+    write_manifest(folder, manifest)
 
 
 def load_tuned(
     folder: Path, *, device: str = "auto", batch_tokens: int | None = None, threads: int | None = None
-) -> TunedClassifier:
-    """Open a classifier that `TunedClassifier.save` wrote, every file's digest checked first.
+) -> TunedClassifier | TunedTagger:
+    """Open what `save_tuned` wrote, every file's digest checked first.
 
     Parameters
     ----------
@@ -233,11 +237,10 @@ def load_tuned(
     EncoderSettings(folder, device=device, batch_tokens=batch_tokens or BATCH_TOKENS, threads=threads)
     manifest = read_manifest(folder, kind=FINETUNED)
     try:
-        codec = LabelCodec(tuple(manifest["labels"]), manifest["label_dtype"])
-        if codec.decode(np.arange(len(codec))).tolist() != list(codec.classes):
-            raise ValueError(f"its labels are not of the dtype {codec.dtype}")
+        codec = LabelCodec.said(manifest["labels"], manifest["label_dtype"])
         tokens, kind, problem = manifest["tokens"], manifest["input"], manifest["problem_type"]
-        if kind not in ("text", "pair") or problem not in PROBLEMS or manifest["task"] != "sequence":
+        task = manifest["task"]
+        if kind not in _INPUTS.get(task, ()) or problem not in PROBLEMS:
             raise ValueError("it is of a kind that this embedkit does not know")
         tokenizer = Tokenizer.from_file(
             folder / TOKENIZER, max_length=tokens["max_length"], pad_id=tokens["pad_id"], side=tokens["side"]
@@ -246,19 +249,31 @@ def load_tuned(
         raise ArtifactError(f"{folder}: its manifest lacks {error}; make the folder again") from None
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{folder}: its manifest is damaged: {error}; make the folder again") from None
-    model = _model(folder, len(codec))
+    model = _model(folder, task, len(codec))
     about = {name: manifest[name] for name in _ABOUT if name in manifest}
-    found = TunedClassifier(model, tokenizer, codec, kind, problem == PROBLEMS[1], about)
+    found: TunedClassifier | TunedTagger
+    if task == "tokens":
+        from embedkit.estimators.tuned_tagger import TunedTagger
+
+        found = TunedTagger(model, tokenizer, codec, about)
+    else:
+        found = TunedClassifier(model, tokenizer, codec, kind, problem == PROBLEMS[1], about)
     found.device, found.threads = device, threads
     found.batch_tokens = batch_tokens or BATCH_TOKENS
     found.load_seconds = time.perf_counter() - start
     return found
 
 
-def _model(folder: Path, labels: int) -> Any:  # noqa: ANN401 - a family's own
+def tuned_said(settings: TuneSettings, tuned: Tuned) -> dict[str, Any]:
+    """Return all that a fine-tuning was told and decided, as JSON."""
+    learnt = sum(part.trainable for part in tuned.parts)
+    return {**settings_said(settings, tuned.trained, tuned.rate), "trainable_parameters": learnt}
+
+
+def _model(folder: Path, task: str, labels: int) -> Any:  # noqa: ANN401 - a family's own
     from embedkit.training.answers import open_trained
 
     try:
-        return open_trained(read_folder(Resolved(folder, str(folder), "folder")).path, labels)
+        return open_trained(read_folder(Resolved(folder, str(folder), "folder")).path, task, labels)
     except ModelError as error:
         raise ArtifactError(f"{error}; make the folder again") from None

@@ -17,7 +17,7 @@ from embedkit.data import Dataset, Split
 from embedkit.data.text import counted
 from embedkit.encoders import ModelFolder
 from embedkit.errors import DataError
-from embedkit.estimators.start import Start, base_said
+from embedkit.estimators.start import Start, base_said, depends_on, settings_said
 from embedkit.evaluation.finetuned import VALIDATION
 from embedkit.evaluation.judged import TRAIN
 from embedkit.evaluation.plots import learning_figure, save_png
@@ -208,16 +208,8 @@ def run_of(
     splits: Mapping[str, Split], start: Start, settings: TuneSettings, masks: MaskSettings, head: HeadSettings
 ) -> dict[str, Any]:
     """Return all that a run's weights depend on, as `embedkit.training.checkpoints.prepare` compares it."""
-    free = ("device", "threads", *_NOT_OURS)
-    return {
-        **{name: value for name, value in asdict(settings).items() if name not in free},
-        **asdict(masks),
-        "head": asdict(head),
-        "data": {name: splits[name].fingerprint() for name in (TRAIN, VALIDATION)},
-        "model": start.digests(),
-        "max_length": start.tokenizer.max_length,
-        "side": start.tokenizer.side,
-    }
+    read = {name: splits[name].fingerprint() for name in (TRAIN, VALIDATION)}
+    return {**depends_on(start, settings, read, free=_NOT_OURS), **asdict(masks), "head": asdict(head)}
 
 
 def adapt(
@@ -264,18 +256,10 @@ def adapt(
     )
     trained = adapted.trained
     said = {
-        **{
-            name: value
-            for name, value in asdict(settings).items()
-            if name not in ("device", "threads", "seed", *_NOT_OURS)
-        },
+        **settings_said(settings, trained, adapted.rate, free=_NOT_OURS),
         **asdict(masks),
         "max_length": start.tokenizer.max_length,
         "head": asdict(head) if adapted.fresh_head else None,
-        "learning_rate": adapted.rate,
-        "precision": trained.precision,
-        "steps": trained.steps,
-        "best_step": trained.best_step,
     }
     about = {
         "base": base_said(start),

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from embedkit.data import LabelCodec, Split, groups_of, holdout
 from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted
-from embedkit.encoders import ModelFolder
-from embedkit.errors import DataError, UsageError
-from embedkit.estimators.start import Start, base_said, settings_said
-from embedkit.estimators.tuned import TunedClassifier
-from embedkit.evaluation.judged import TRAIN, Judged, check_positive, judged, shown_split, write_judged
+from embedkit.encoders import Extraction, ModelFolder
+from embedkit.errors import DataError
+from embedkit.estimators.start import Start, base_said, depends_on
+from embedkit.estimators.tagging import Reading
+from embedkit.estimators.tuned import TunedClassifier, tuned_said
+from embedkit.estimators.tuned_tagger import TunedTagger
+from embedkit.evaluation.judged import TRAIN, Entry, check_positive, judged, shown_split
 from embedkit.evaluation.plots import learning_figure, save_png
 from embedkit.evaluation.report import write_metrics
+from embedkit.evaluation.tagged import tag_judged
 from embedkit.runtime.tokens import Text
-from embedkit.training.loop import Place, Told
-from embedkit.training.parts import PartCount
-from embedkit.training.sequence import Labelled, Tuned, tune_sequence
+from embedkit.training.loop import Place
+from embedkit.training.sequence import Labelled, tune_sequence
 from embedkit.training.settings import TuneSettings
+from embedkit.training.tuning import Tuned, Watch
+from embedkit.training.words import Rule, WordTags, tune_words
 
 VALIDATION = "validation"
 _SHARE = 0.1  # of train, where there is no validation split
-_ALIKE = 64  # inputs on which transformers' tokenizer is compared with ours
 
 
 @dataclass(eq=False)
@@ -36,11 +39,11 @@ class TunedRun:
 
     Attributes
     ----------
-    classifier : TunedClassifier
+    classifier : TunedClassifier or TunedTagger
     base : ModelFolder
         What training began from.
     tuned : Tuned
-    judged : dict of str to Judged
+    judged : dict of str to Judged or TagJudged
         Every labelled split but train.
     seconds : dict of str to float
         Wall time of ``load``, ``tune``, ``evaluate``, ``total``.
@@ -48,10 +51,10 @@ class TunedRun:
         What the user should be told.
     """
 
-    classifier: TunedClassifier
+    classifier: TunedClassifier | TunedTagger
     base: ModelFolder
     tuned: Tuned
-    judged: dict[str, Judged] = field(default_factory=dict)
+    judged: dict[str, Entry] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -76,7 +79,8 @@ def with_validation(splits: Mapping[str, Split], settings: TuneSettings) -> tupl
     if settings.eval_strategy == "no" or (there is not None and len(there)):
         return found, []
     train = found[TRAIN]
-    kept, held = holdout(train.labels, groups_of(train.inputs), _SHARE, settings.seed)
+    labels = None if train.kind == "tokens" else train.labels
+    kept, held = holdout(labels, groups_of(train.inputs), _SHARE, settings.seed)
     found[TRAIN], found[VALIDATION] = train.take(kept), train.take(held, VALIDATION)
     said = f"{train.source}: {counted(len(held), 'row')} of train are held out to judge training by"
     return found, [f"{said} (--eval-strategy no trains on all)"]
@@ -90,10 +94,9 @@ def finetune(
     codec: LabelCodec | None = None,
     positive: str | None = None,
     trained_on: str | None = None,
+    subtokens: Rule = "first",
     place: Place | None = None,
-    told: Told | None = None,
-    begin: Callable[[tuple[PartCount, ...], str], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
     final: bool = True,
 ) -> TunedRun:
     """Fine-tune on ``train`` alone and judge each other labelled split, once.
@@ -101,17 +104,19 @@ def finetune(
     Parameters
     ----------
     splits : mapping of str to Split
-        Of `with_validation`.
+        Of `with_validation`; tags are those of `embedkit.data.schemes.with_iob2`.
     start : Start
     settings : TuneSettings
     codec : LabelCodec, optional
-        Of all labels of train. Default: learnt from them.
+        Of all labels or tags of train. Default: learnt from them.
     positive : str, optional
         The label, as printed, of the binary figures.
     trained_on : str, optional
         Fingerprint of the train split as it was read. Default: that of train.
-    place, told, begin, progress
-        As for `embedkit.training.sequence.tune_sequence`.
+    subtokens : {"first", "all", "continue"}, default "first"
+        As for `embedkit.training.words.tune_words`; words alone have some.
+    place, watch
+        As for `embedkit.training.tuning.tune`.
     final : bool, default True
         False judges the validation split alone: the test split is for the model that is chosen.
     """
@@ -119,24 +124,17 @@ def finetune(
     train = splits[TRAIN]
     codec = codec or LabelCodec.fit(train.labels or [])
     check_positive(positive, codec)
-    several = has_label_sets(train.labels)
     validation = splits.get(VALIDATION) if settings.eval_strategy != "no" else None
-    held = None if validation is None else _labelled(validation, codec)
-    tuned = tune_sequence(
-        start.folder,
-        start.tokenizer,
-        codec.names,
-        _labelled(train, codec),
-        held,
-        settings,
-        place=place,
-        told=told,
-        begin=begin,
-        progress=progress,
-    )
+    tuned = _tuned(train, validation, start, codec, settings, subtokens, place, watch)
     judging = time.perf_counter()
     about = _about(splits, start, settings, tuned, trained_on)
-    classifier = TunedClassifier(tuned.model, start.tokenizer, codec, train.kind, several, about)
+    classifier: TunedClassifier | TunedTagger
+    if train.kind == "tokens":
+        about["settings"]["label_subtokens"] = subtokens
+        classifier = TunedTagger(tuned.model, start.tokenizer, codec, about)
+    else:
+        several = has_label_sets(train.labels)
+        classifier = TunedClassifier(tuned.model, start.tokenizer, codec, train.kind, several, about)
     classifier.device, classifier.threads = settings.device, settings.threads
     run = TunedRun(classifier, start.folder, tuned, notes=list(tuned.notes))
     if is_main() and VALIDATION in splits:
@@ -170,11 +168,42 @@ def is_main() -> bool:
 def _judge(run: TunedRun, split: Split, positive: str | None) -> None:
     if split.labels is None or not len(split):
         return
-    predictions = run.classifier.predict(cast("Sequence[Text]", split.inputs), rows=split.rows)
-    done = predictions.extraction
+    done: Extraction | Reading
+    if isinstance(run.classifier, TunedTagger):
+        found = tag_judged(split, run.classifier)
+        run.judged[split.name], done = found, found.tagged.extraction
+    else:
+        predictions = run.classifier.predict(cast("Sequence[Text]", split.inputs), rows=split.rows)
+        run.judged[split.name] = judged(split, predictions, run.classifier, positive=positive)
+        done = predictions.extraction
     said = run.classifier.remarks(done.rows, done.truncated, done.empty)
     run.notes += [f"{split.name}: {remark}" for remark in said]
-    run.judged[split.name] = judged(split, predictions, run.classifier, positive=positive)
+
+
+def _tuned(
+    train: Split,
+    validation: Split | None,
+    start: Start,
+    codec: LabelCodec,
+    settings: TuneSettings,
+    subtokens: Rule,
+    place: Place | None,
+    watch: Watch | None,
+) -> Tuned:
+    folder, tokenizer, names = start.folder, start.tokenizer, codec.names
+    if train.kind == "tokens":
+        words = None if validation is None else _words(validation)
+        return tune_words(
+            folder, tokenizer, names, _words(train), words, settings, subtokens=subtokens, place=place, watch=watch
+        )
+    held = None if validation is None else _labelled(validation, codec)
+    return tune_sequence(
+        folder, tokenizer, names, _labelled(train, codec), held, settings, place=place, watch=watch
+    )
+
+
+def _words(split: Split) -> WordTags:
+    return WordTags(cast("list[list[str]]", split.inputs), cast("list[list[str]]", split.labels))
 
 
 def _labelled(split: Split, codec: LabelCodec) -> Labelled:
@@ -195,32 +224,25 @@ def _about(
         "base": base_said(start),
         "data": data,
         "seed": settings.seed,
-        "settings": settings_said(settings, tuned),
+        "settings": tuned_said(settings, tuned),
     }
     if tuned.trained.best_step is not None:
         about["tuned_on"] = VALIDATION
     return about
 
 
-def run_of(splits: Mapping[str, Split], start: Start, settings: TuneSettings) -> dict[str, Any]:
+def run_of(
+    splits: Mapping[str, Split], start: Start, settings: TuneSettings, subtokens: Rule = "first"
+) -> dict[str, Any]:
     """Return all that a run's weights depend on, as `embedkit.training.checkpoints.prepare` compares it."""
-    free = ("device", "threads", "cache_prefix")
-    said = {name: value for name, value in asdict(settings).items() if name not in free}
-    read = [name for name in (TRAIN, VALIDATION) if name in splits]
-    return {
-        **said,
-        "data": {name: splits[name].fingerprint() for name in read},
-        "model": start.digests(),
-        "max_length": start.tokenizer.max_length,
-        "side": start.tokenizer.side,
-    }
+    read = {name: splits[name].fingerprint() for name in (TRAIN, VALIDATION) if name in splits}
+    return {**depends_on(start, settings, read, free=("cache_prefix",)), "label_subtokens": subtokens}
 
 
 def write_tuned(
     folder: Path,
     run: TunedRun,
     settings: Mapping[str, Any],
-    inputs: Sequence[Text],
     search: Mapping[str, Any] | None = None,
 ) -> None:
     """Write model, figures, report and manifest to a folder of `embedkit.artifact.staged`.
@@ -232,15 +254,13 @@ def write_tuned(
     run : TunedRun
     settings : mapping
         What the run was told, beside its training settings.
-    inputs : sequence of str or of (str, str)
-        Of train.
     search : mapping, optional
         What was chosen from.
     """
     history = run.tuned.trained.history
     write_metrics(
         folder,
-        splits={name: entry.judgement.metrics for name, entry in run.judged.items()},
+        splits={name: entry.metrics for name, entry in run.judged.items()},
         seconds=run.seconds,
         settings={**settings, **run.classifier.about["settings"]},
         history=history,
@@ -249,7 +269,7 @@ def write_tuned(
     )
     shown = shown_split(run.judged)
     if shown is not None:
-        write_judged(folder, shown)
+        shown.write(folder)
     if history:
         (folder / "report").mkdir(exist_ok=True)
         title = f"{run.base.resolved.name}: learning curve"
@@ -257,10 +277,4 @@ def write_tuned(
             learning_figure(history, run.tuned.trained.best_step, title=title),
             folder / "report" / "learning_curve.png",
         )
-    run.classifier.save(folder, run.base, inputs[:_ALIKE])
-
-
-def check_metric_needs(settings: TuneSettings) -> None:
-    """Raise `UsageError` for what chooses where nothing is judged."""
-    if settings.eval_strategy == "no" and settings.metric is not None:
-        raise UsageError("--metric chooses the best evaluation, and --eval-strategy no asks for none")
+    run.classifier.save(folder, run.base)

@@ -20,7 +20,10 @@ from embedkit.evaluation.plots import freezing_figure, save_png
 from embedkit.training.answers import open_trained
 from embedkit.training.freezing import Freeze, parse_freeze
 from embedkit.training.settings import TuneSettings
+from embedkit.training.tuning import Watch
+from embedkit.training.words import Rule
 
+_NAMES = {"f1": "entity F1", "macro_f1": "macro F1"}
 _NORMAL_95 = 1.959964  # standard errors from the middle of a 95 % interval to its end
 
 
@@ -37,8 +40,10 @@ class FreezePoint:
         Parameters that were.
     seconds : float
         Wall time of the training, evaluations included.
+    metric : str
+        Which F1 this is: macro F1, or of entities where tags stand for spans.
     f1 : float
-        Macro F1 of the validation rows.
+        Of the validation rows.
     interval : tuple of float
         95 %, by bootstrap.
     """
@@ -47,6 +52,7 @@ class FreezePoint:
     blocks: int
     trainable: int
     seconds: float
+    metric: str
     f1: float
     interval: tuple[float, float]
 
@@ -80,6 +86,7 @@ def sweep_freeze(
     *,
     codec: LabelCodec,
     positive: str | None = None,
+    subtokens: Rule = "first",
     trained_on: str | None = None,
     told: Callable[[FreezePoint], None] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -92,7 +99,7 @@ def sweep_freeze(
     Parameters
     ----------
     choices : sequence of Freeze
-    splits, start, settings, codec, positive, trained_on, progress
+    splits, start, settings, codec, positive, subtokens, trained_on, progress
         As for `finetune`.
     told : callable, optional
         Given each point when it is there.
@@ -115,8 +122,9 @@ def sweep_freeze(
                 one,
                 codec=codec,
                 positive=positive,
+                subtokens=subtokens,
                 trained_on=trained_on,
-                progress=progress,
+                watch=Watch(progress=progress),
                 final=False,
             )
             points.append(_point(choice, run, start.folder.layers, time.perf_counter() - began))
@@ -126,7 +134,8 @@ def sweep_freeze(
                 told(points[-1])
         chosen = choose(points)
         run = runs[points.index(chosen)]
-        run.classifier.model = open_trained(Path(temporary) / str(points.index(chosen)), len(codec))
+        task = "tokens" if run.classifier.kind == "tokens" else "sequence"
+        run.classifier.model = open_trained(Path(temporary) / str(points.index(chosen)), task, len(codec))
     judge_rest(run, splits, positive)
     return points, chosen, run
 
@@ -139,11 +148,12 @@ def choose(points: Sequence[FreezePoint]) -> FreezePoint:
 
 
 def _point(choice: Freeze, run: TunedRun, blocks: int, seconds: float) -> FreezePoint:
-    figures = run.judged[VALIDATION].judgement.metrics
+    figures = run.judged[VALIDATION].metrics
     frozen = blocks if choice == "head-only" else choice if isinstance(choice, int) else 0
-    low, high = figures["macro_f1_ci95"]
+    name = "f1" if "per_type" in figures else "macro_f1"
+    low, high = figures[f"{name}_ci95"]
     trainable = sum(part.trainable for part in run.tuned.parts)
-    return FreezePoint(choice, blocks - frozen, trainable, seconds, figures["macro_f1"], (low, high))
+    return FreezePoint(choice, blocks - frozen, trainable, seconds, _NAMES[name], figures[name], (low, high))
 
 
 def _put_away(run: TunedRun, folder: Path) -> None:
@@ -157,12 +167,12 @@ def _put_away(run: TunedRun, folder: Path) -> None:
 def sweep_json(points: Sequence[FreezePoint], chosen: FreezePoint) -> dict[str, Any]:
     """Return a sweep for ``metrics.json``."""
     rows = [{**vars(point), "interval": list(point.interval)} for point in points]
-    return {"judged": VALIDATION, "metric": "macro_f1", "points": rows, "chosen": chosen.freeze}
+    return {"judged": VALIDATION, "metric": chosen.metric, "points": rows, "chosen": chosen.freeze}
 
 
 def sweep_text(points: Sequence[FreezePoint], chosen: FreezePoint) -> str:
     """Return a sweep as a table; the chosen point is marked."""
-    rows = [["freeze", "blocks trained", "parameters trained", "seconds", "macro F1", "95 % interval", ""]]
+    rows = [["freeze", "blocks trained", "parameters trained", "seconds", chosen.metric, "95 % interval", ""]]
     for point in points:
         low, high = point.interval
         mark = "<- chosen" if point == chosen else ""
@@ -177,7 +187,7 @@ def write_sweep(folder: Path, points: Sequence[FreezePoint], chosen: FreezePoint
     target.mkdir(exist_ok=True)
     with (target / "freeze.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["freeze", "blocks", "trainable", "seconds", "macro_f1", "low", "high", "chosen"])
+        writer.writerow(["freeze", "blocks", "trainable", "seconds", chosen.metric, "low", "high", "chosen"])
         for point in points:
             figures = [round(value, 6) for value in (point.f1, *point.interval)]
             row = [point.freeze, point.blocks, point.trainable, round(point.seconds, 2), *figures]
@@ -189,6 +199,7 @@ def write_sweep(folder: Path, points: Sequence[FreezePoint], chosen: FreezePoint
         [point.f1 for point in ordered],
         [point.interval for point in ordered],
         ordered.index(chosen),
+        metric=chosen.metric,
         title=title,
     )
     save_png(figure, target / "freeze.png")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from embedkit.data import LabelCodec, Split, check_splits, require_classes
 from embedkit.data.splits import groups_of, has_label_sets
-from embedkit.encoders import Extraction, FeatureExtractor, Features, require_texts
+from embedkit.encoders import Extraction, FeatureExtractor, Features
 from embedkit.errors import DataError
 from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings
 from embedkit.estimators.rows import Rows
-from embedkit.evaluation.judged import TRAIN, Judged, believed, check_positive, judged, shown_split, write_judged
+from embedkit.evaluation.judged import TRAIN, Judged, believed, check_positive, judged, shown_split
 from embedkit.evaluation.report import write_metrics
 from embedkit.evaluation.sweep import Sweep, write_sweep
 from embedkit.heads import Decided, Decision, HeadSpec, check_class_names, fit_decided
@@ -69,20 +69,20 @@ def check_training(splits: Mapping[str, Split], *, adding: bool = False) -> list
     ------
     DataError
         There is no labelled train split of two classes, or only some splits have several labels a row.
-    UsageError
-        The data are lists of words.
     """
     train = splits.get(TRAIN)
     if train is None:
         raise DataError(f"there is no train split; there is {', '.join(splits) or 'nothing'}")
-    require_texts(train.kind)
     if train.labels is None:
-        raise DataError(f"{train.source}: training needs labels; name their column with --label-column")
-    several = has_label_sets(train.labels)
+        column = "--tags-column" if train.kind == "tokens" else "--label-column"
+        raise DataError(f"{train.source}: training needs labels; name their column with {column}")
+    several = train.kind != "tokens" and has_label_sets(train.labels)
     if not adding and not (several and any(train.labels) and not all(train.labels)):
         require_classes(train.labels, train.source)  # one label will do where some rows have it and some have none
     for split in splits.values():
-        if split.labels is not None and len(split) and has_label_sets(split.labels) != several:
+        if train.kind == "tokens" or split.labels is None or not len(split):
+            continue
+        if has_label_sets(split.labels) != several:
             kinds = ("one label a row", "several labels a row")
             raise DataError(
                 f"{train.source} has {kinds[several]}, {split.source} {kinds[not several]}; write both in one way"
@@ -251,7 +251,7 @@ def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None
     """
     write_metrics(
         folder,
-        splits={name: entry.judgement.metrics for name, entry in run.judged.items()},
+        splits={name: entry.metrics for name, entry in run.judged.items()},
         search=None if run.sweep is None else run.sweep.summary(),
         seconds=run.seconds,
         settings={**settings, "encoder": vars(exact_settings(run.classifier.extractor))},
@@ -259,7 +259,7 @@ def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None
     )
     shown = shown_split(run.judged)
     if shown is not None:
-        write_judged(folder, shown)
+        shown.write(folder)
     if run.sweep is not None:
         write_sweep(folder, run.sweep)
     run.classifier.save(folder)

@@ -15,7 +15,7 @@ from embedkit.data.splits import has_label_sets
 from embedkit.data.text import name_of, names_of
 from embedkit.errors import DataError, UsageError
 from embedkit.evaluation.judge import Judgement, judge, judge_sets
-from embedkit.evaluation.report import write_report
+from embedkit.evaluation.report import classification_text, write_report
 from embedkit.metrics import expected_calibration
 from embedkit.runtime.decide import Thresholds
 
@@ -54,6 +54,24 @@ class Classifier(Protocol):
         """What its manifest says of the training."""
 
 
+class Entry(Protocol):
+    """A split that was judged, whatever the task."""
+
+    @property
+    def split(self) -> Split:
+        """Its rows."""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Its figures, ready for JSON."""
+
+    def text(self) -> str:
+        """Return its figures as a table."""
+
+    def write(self, folder: Path, *, pictures: bool = True) -> None:
+        """Write `report/`; `pictures` need matplotlib."""
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """A split with what a classifier made of it."""
@@ -61,6 +79,35 @@ class Judged:
     split: Split
     predictions: Answered
     judgement: Judgement
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Its figures, ready for JSON."""
+        return self.judgement.metrics
+
+    @property
+    def source(self) -> str:
+        """Where its rows are from, as printed."""
+        return f"{self.split.source} ({self.split.name})"
+
+    def text(self) -> str:
+        """Return its figures as a table."""
+        return classification_text(self.metrics, self.judgement.names, self.source)
+
+    def write(self, folder: Path, *, pictures: bool = True) -> None:
+        """Write `report/`; `pictures` need matplotlib."""
+        write_report(
+            folder,
+            true=self.judgement.true,
+            predicted=self.judgement.predicted,
+            probabilities=self.predictions.probabilities,
+            names=self.judgement.names,
+            inputs=self.split.inputs,
+            rows=self.split.rows,
+            source=self.source,
+            metrics=self.metrics,
+            pictures=pictures,
+        )
 
 
 def judged(split: Split, predictions: Answered, classifier: Classifier, *, positive: str | None = None) -> Judged:
@@ -75,7 +122,7 @@ def judged(split: Split, predictions: Answered, classifier: Classifier, *, posit
         judgement.metrics["thresholds"] = classifier.thresholds.to_json()
     if classifier.about.get("head_settings", {}).get("calibrate") and predictions.probabilities is not None:
         judgement.metrics["calibration"] = {"after": believed(judgement, predictions.probabilities)}
-    if _tuned_on(classifier.about) == split.fingerprint():
+    if tuned_on(classifier.about) == split.fingerprint():
         judgement.metrics["used_to_tune"] = True
     return Judged(split, predictions, judgement)
 
@@ -93,25 +140,9 @@ def check_positive(positive: str | None, codec: LabelCodec, labels: Sequence[Any
         raise UsageError(f"positive label {name_of(positive)} is none of {names_of(names)}")
 
 
-def shown_split(judged_splits: Mapping[str, Judged]) -> Judged | None:
+def shown_split(judged_splits: Mapping[str, Entry]) -> Entry | None:
     """Return the split that the report is about: test, else validation."""
     return judged_splits.get("test") or judged_splits.get("validation")
-
-
-def write_judged(folder: Path, entry: Judged, *, pictures: bool = True) -> None:
-    """Write `report/` of one split; `pictures` need matplotlib."""
-    write_report(
-        folder,
-        true=entry.judgement.true,
-        predicted=entry.judgement.predicted,
-        probabilities=entry.predictions.probabilities,
-        names=entry.judgement.names,
-        inputs=entry.split.inputs,
-        rows=entry.split.rows,
-        source=f"{entry.split.source} ({entry.split.name})",
-        metrics=entry.judgement.metrics,
-        pictures=pictures,
-    )
 
 
 def split_to_judge(dataset: Dataset, wanted: str | None, classifier: Classifier) -> Split:
@@ -141,7 +172,7 @@ def split_to_judge(dataset: Dataset, wanted: str | None, classifier: Classifier)
         split = dataset.split(wanted or "test", columns=False)
     if split.labels is None:
         raise DataError(f"{split.source}: the split {split.name} has no labels, so nothing can be judged on it")
-    if len(split) and has_label_sets(split.labels) != classifier.multi_label:
+    if split.kind != "tokens" and len(split) and has_label_sets(split.labels) != classifier.multi_label:
         kinds = ("one label a row", "several labels a row")
         raise DataError(
             f"{split.source} has {kinds[not classifier.multi_label]}, but this classifier gives "
@@ -152,7 +183,7 @@ def split_to_judge(dataset: Dataset, wanted: str | None, classifier: Classifier)
     return split
 
 
-def _tuned_on(about: Mapping[str, Any]) -> str | None:
+def tuned_on(about: Mapping[str, Any]) -> str | None:
     """Return the fingerprint of the validation rows that calibration, thresholds or a best step are from."""
     if (about.get("tuned_on") or about.get("head_settings", {}).get("tuned_on")) != "validation":
         return None

@@ -309,6 +309,7 @@ def freezing_figure(
     intervals: Sequence[tuple[float, float]],
     chosen: int,
     *,
+    metric: str,
     title: str,
 ) -> Figure:
     """Draw F1 over how much of a model is trained, with intervals; the chosen point has a star.
@@ -321,6 +322,8 @@ def freezing_figure(
     intervals : sequence of (float, float)
     chosen : int
         Its place.
+    metric : str
+        Which F1.
     title : str
 
     Returns
@@ -338,7 +341,7 @@ def freezing_figure(
     _mark_winner(axes, chosen, float(means[chosen]))
     axes.set_xticks(range(len(names)), [drawn(name, 20) for name in names], fontsize=9, family=FONT)
     axes.set_xlabel("blocks that are trained (★: more stop to pay)", family=FONT)
-    axes.set_ylabel("macro F1, validation, 95 % interval", family=FONT)
+    axes.set_ylabel(f"{metric}, validation, 95 % interval", family=FONT)
     _tidy(axes, grid="y")
     _write_title(figure, title, width=70)
     return figure

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification
 
 from embedkit.encoders.torch_encoder import open_pretrained, pack, resolve_device, takes_types, threads_set
 from embedkit.errors import ModelError
-from embedkit.runtime.batching import pad
 from embedkit.runtime.tokens import Tokens
+from embedkit.training.model import HEADS
+from embedkit.training.rows import padded_inputs
 
 
 class LogitsModel:
@@ -38,28 +38,25 @@ class LogitsModel:
     def run(
         self, tokens: Tokens, batches: Sequence[NDArray[np.int64]], pad_id: int, threads: int | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Yield the windows of each batch, shape (B,), and their logits, (B, C)."""
+        """Yield the windows of each batch, shape (B,), and their logits: (B, C), or (B, L, C) of tokens."""
         types = takes_types(self._model.config)
         for windows in batches:
-            batch = pad(tokens, windows, pad_id)
-            given = {"input_ids": batch.input_ids, "attention_mask": batch.mask()}
-            if types and batch.type_ids is not None:
-                given["token_type_ids"] = batch.type_ids
+            given = padded_inputs(tokens, windows, pad_id, types=types)
             with threads_set(threads), torch.inference_mode():
                 inputs = {name: torch.from_numpy(array).to(self.device) for name, array in given.items()}
                 logits = self._model(**inputs).logits
             yield windows, logits.float().cpu().numpy()
 
 
-def open_trained(folder: Path, labels: int) -> Any:  # noqa: ANN401 - a family's own
-    """Open a classifier whose weights are whole.
+def open_trained(folder: Path, task: str, labels: int) -> Any:  # noqa: ANN401 - a family's own
+    """Open a classifier of texts (``"sequence"``) or words (``"tokens"``) whose weights are whole.
 
     Raises
     ------
     ModelError
         Weights are missing, or it has another number of labels.
     """
-    model, missing = open_pretrained(AutoModelForSequenceClassification, folder, torch.float32)
+    model, missing = open_pretrained(HEADS[task], folder, torch.float32)
     if missing or model.config.num_labels != labels:
         lacking = (
             f"the weights lack {', '.join(missing[:3])}" if missing else f"it has {model.config.num_labels} labels"

@@ -201,7 +201,6 @@ def train(
             "--gradient-checkpointing, and lower --batch-size with --accumulation instead"
         )
     check_told(settings)
-    precision = training_precision(settings.precision, _device_of(settings.device))
     with contextlib.ExitStack() as stack:
         folder = place.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-")))
         stack.enter_context(seeded(settings.seed))
@@ -210,9 +209,9 @@ def train(
         stack.enter_context(threads_set(settings.threads))
         stack.enter_context(frozen.still())
         kept = states(frozen, folder) if states is not None else (None, None)
-        arguments = _arguments(settings, rate, precision, folder, judged=validation is not None, kept=place)
-        trainer = _Trainer(model, arguments, task, frozen, _Reading(rows, kept[0]), settings)
-        trainer.validation = None if validation is None else _Reading(validation, kept[1])
+        arguments = _arguments(settings, rate, folder, judged=validation is not None, kept=place)
+        judged = None if validation is None else _Reading(validation, kept[1])
+        trainer = _Trainer(model, arguments, task, frozen, _Reading(rows, kept[0]), judged, settings)
         trainer.watch(told, progress)
         checkpoint, notes = None, list[str]()
         if place.resume:
@@ -223,6 +222,7 @@ def train(
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     model.to("cpu").eval().requires_grad_(False)
     seconds = time.perf_counter() - start
+    _, precision = compute_of(settings)
     return Trained(model, trainer.history.rows, trainer.state.global_step, best, precision, seconds, notes)
 
 
@@ -234,7 +234,7 @@ def check_told(settings: TuneSettings) -> None:
     UsageError
         The device or the precision is not there, or the Trainer takes no such argument.
     """
-    training_precision(settings.precision, _device_of(settings.device))
+    compute_of(settings)
     known = {name for name in TrainingArguments.__dataclass_fields__ if not name.startswith("_")}
     for name in settings.arguments:
         if name in _OURS:
@@ -244,14 +244,21 @@ def check_told(settings: TuneSettings) -> None:
             raise UsageError(f"--trainer-arg {name}: transformers.TrainingArguments has no such argument")
 
 
-def training_precision(precision: str, device: torch.device) -> str:
-    """Return what matrix products are computed in: for auto bfloat16 where the hardware has it, else float32.
+def compute_of(settings: TuneSettings) -> tuple[torch.device, str]:
+    """Return the device of a training and the precision of its matrix products.
+
+    The precision ``"auto"`` is bfloat16 where the hardware has it, else float32.
 
     Raises
     ------
     UsageError
-        The hardware would only emulate it, or it is float16 on a CPU.
+        The device is not there, or would only emulate the precision; or it is float16 on a CPU.
     """
+    device = _device_of(settings.device)
+    return device, _precision(settings.precision, device)
+
+
+def _precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         if precision == "float16" and device.type != "cuda":
             raise UsageError("training in float16 needs a CUDA GPU; use bfloat16 or float32")
@@ -293,12 +300,12 @@ def _environment_kept() -> Iterator[None]:
 
 
 def _arguments(
-    settings: TuneSettings, rate: float, precision: str, folder: Path, *, judged: bool, kept: Place
+    settings: TuneSettings, rate: float, folder: Path, *, judged: bool, kept: Place
 ) -> TrainingArguments:
     known = TrainingArguments.__dataclass_fields__
     evaluates = settings.eval_strategy if judged else "no"
     periodic = settings.save_steps if kept.folder is not None else None
-    device = _device_of(settings.device)
+    device, precision = compute_of(settings)
     ours: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
@@ -406,6 +413,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
         task: Task,
         frozen: Frozen,
         reading: _Reading,
+        judged: _Reading | None,
         settings: TuneSettings,
     ) -> None:
         self._task, self._frozen, self._settings = task, frozen, settings
@@ -417,7 +425,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
             data_collator=_collate,
             processing_class=task.beside,
             train_dataset=reading,
-            eval_dataset=reading,  # `validation` takes its place; the Trainer wants one where it is to evaluate
+            eval_dataset=judged,
             compute_loss_func=lambda outputs, labels, num_items_in_batch=None: task.loss(
                 outputs["logits"], labels, num_items_in_batch
             ),
@@ -430,15 +438,6 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
         self.remove_callback(PrinterCallback)
         if settings.patience is not None:
             self.add_callback(EarlyStoppingCallback(settings.patience))
-
-    @property
-    def validation(self) -> _Reading | None:
-        """The rows that are judged."""
-        return self.eval_dataset
-
-    @validation.setter
-    def validation(self, reading: _Reading | None) -> None:
-        self.eval_dataset = reading
 
     def watch(self, told: Told | None, progress: Callable[[int], None] | None) -> None:
         """Report to these from now on."""

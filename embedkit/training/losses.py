@@ -61,18 +61,28 @@ def _is_weight(value: object) -> bool:
 
 def cross_entropy(weights: NDArray[np.float32] | None, smoothing: float) -> Loss:
     """Return the loss of one label a row: the mean over rows, each times the weight of its label."""
-    kept = None if weights is None else torch.from_numpy(weights)
+    each = losses_of_each(weights, smoothing)
 
     def loss(logits: torch.Tensor, targets: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
+        return each(logits, targets).sum() / _counted(count, (targets != IGNORED).sum())
+
+    return loss
+
+
+def losses_of_each(
+    weights: NDArray[np.float32] | None, smoothing: float
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return what gives the loss of each target, flat, times the weight of its label; 0 for `IGNORED`."""
+    kept = None if weights is None else torch.from_numpy(weights)
+
+    def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         flat, known = logits.float().flatten(0, -2), targets.flatten()
         each = functional.cross_entropy(
             flat, known, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
         )
-        if kept is not None:
-            each = each * kept.to(each.device)[known.clamp(min=0)]
-        return each.sum() / _counted(count, (known != IGNORED).sum())
+        return each if kept is None else each * kept.to(each.device)[known.clamp(min=0)]
 
-    return loss
+    return losses
 
 
 def binary_cross_entropy(weights: NDArray[np.float32] | None) -> Loss:

@@ -19,13 +19,13 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
 from embedkit.encoders import ModelFolder
-from embedkit.encoders.torch_encoder import load_model, open_pretrained, quiet, resolve_device, threads_set
+from embedkit.encoders.torch_encoder import load_model, open_pretrained, quiet, threads_set
 from embedkit.errors import ArtifactError, InputMissingError, ModelError, UsageError
 from embedkit.runtime.batching import plan
 from embedkit.runtime.manifest import read_manifest
 from embedkit.runtime.tokens import Tokenizer
 from embedkit.training.checkpoints import history_of, seal
-from embedkit.training.loop import CHOICE, Place, Task, Told, Trained, autocast, train, training_precision
+from embedkit.training.loop import CHOICE, Place, Task, Told, Trained, autocast, compute_of, train
 from embedkit.training.losses import cross_entropy
 from embedkit.training.masking import MaskedRows, MaskTokens
 from embedkit.training.model import opened_with, seeded
@@ -257,8 +257,7 @@ def measure(model: Any, rows: MaskedRows, settings: TuneSettings) -> dict[str, f
     settings : TuneSettings
         ``device``, ``precision`` and ``threads`` are used.
     """
-    device = resolve_device(settings.device)
-    precision = training_precision(settings.precision, device)
+    device, precision = compute_of(settings)
     model.to(device).eval()
     total, count = 0.0, 0
     with threads_set(settings.threads), torch.inference_mode():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification, set_seed
 
 from embedkit.encoders import ModelFolder
 from embedkit.encoders.torch_encoder import open_pretrained, quiet
@@ -19,7 +19,8 @@ from embedkit.errors import ModelError
 from embedkit.runtime.description import PROBLEMS
 from embedkit.runtime.model_folder import labels_of, task_of
 
-_HEADS = {"sequence": AutoModelForSequenceClassification}
+HEADS = {"sequence": AutoModelForSequenceClassification, "tokens": AutoModelForTokenClassification}
+"""The class of transformers that opens a model with a head, by task."""
 
 
 class Opened(NamedTuple):
@@ -51,7 +52,7 @@ def open_for_training(
     Parameters
     ----------
     folder : ModelFolder
-    task : {"sequence"}
+    task : {"sequence", "tokens"}
     names : sequence of str
         Labels as they are printed, in the order of their codes.
     multi_label : bool, default False
@@ -69,7 +70,7 @@ def open_for_training(
     config = _config(folder, names, multi_label)
     _require_head(folder, config, task)
     with seeded(seed):
-        model, missing = open_pretrained(_HEADS[task], folder.path, torch.float32, config=config)
+        model, missing = open_pretrained(HEADS[task], folder.path, torch.float32, config=config)
         base = f"{model.base_model_prefix}."
         lost = [name for name in missing if name.startswith(base) and not _is_pooler(name)]
         if lost:
@@ -105,7 +106,7 @@ def opened_with(auto: Any, folder: ModelFolder, what: str, changes: Mapping[str,
 
 
 def _require_head(folder: ModelFolder, config: Any, task: str) -> None:  # noqa: ANN401
-    if type(config) not in _HEADS[task]._model_mapping:
+    if type(config) not in HEADS[task]._model_mapping:
         raise ModelError(
             f"{folder.resolved.name} is of the family {config.model_type!r}, for which transformers has no head "
             f"for the task {task}; choose another model, or fit a head on its frozen features (embedkit fit-head)"

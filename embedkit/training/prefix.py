@@ -19,10 +19,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from embedkit.errors import ModelError, StoreFullError, UsageError
-from embedkit.runtime.batching import Batch, pad, plan
+from embedkit.runtime.batching import plan
 from embedkit.runtime.tokens import Tokens
 from embedkit.store.files import store_error
 from embedkit.training.parts import Frozen
+from embedkit.training.rows import padded_inputs
 
 _ITEM = 4  # bytes of a float32
 _TOLERANCE = 1e-4  # of the largest, at least of 1: as an exported graph is held to
@@ -121,7 +122,7 @@ def keep_states(
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             begin = file.tell()
             for windows in plan(tokens.lengths, batch_tokens):
-                states = run.states(run.batch(windows)).float().cpu().numpy().astype("<f4", copy=False)
+                states = run.states(run.given(windows)).float().cpu().numpy().astype("<f4", copy=False)
                 for window, state in zip(windows, states, strict=True):
                     start, end = tokens.offsets[window : window + 2].tolist()
                     file.seek(begin + start * hidden * _ITEM)
@@ -238,21 +239,22 @@ class _Run:
         self._model, self._frozen, self._tokens, self._pad_id = model, frozen, tokens, pad_id
         self._types, self._autocast, self._device = types, autocast, device
 
-    def batch(self, windows: NDArray[np.int64]) -> Batch:
-        return pad(self._tokens, windows, self._pad_id)
+    def given(self, windows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """Return what the model is given of some windows."""
+        arrays = padded_inputs(self._tokens, windows, self._pad_id, types=self._types)
+        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
 
-    def states(self, batch: Batch) -> torch.Tensor:
+    def states(self, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the output of the frozen blocks, shape (B, L, H)."""
         with self._autocast():
-            return _output(self._model, self._frozen, self._given(batch))
+            return _output(self._model, self._frozen, given)
 
     def check(self) -> tuple[int, torch.dtype]:
         """Return width and dtype of states; `ModelError` unless the model answers as from the texts."""
         lengths = self._tokens.lengths
-        batch = self.batch(np.unique([lengths.argmin(), lengths.argmax()]))
-        there = torch.from_numpy(batch.mask()).bool().to(self._device)
-        states = self.states(batch) * there[:, :, None]
-        given = self._given(batch)
+        given = self.given(np.unique([lengths.argmin(), lengths.argmax()]))
+        there = given["attention_mask"].bool()
+        states = self.states(given) * there[:, :, None]
         with self._autocast():
             whole = self._model.base_model(**given).last_hidden_state[there].float()
             with from_block(self._model, self._frozen, states):
@@ -264,12 +266,6 @@ class _Run:
                 f"{largest:.2g}; run without them (--cache-prefix off)"
             )
         return int(states.shape[2]), states.dtype
-
-    def _given(self, batch: Batch) -> dict[str, torch.Tensor]:
-        arrays = {"input_ids": batch.input_ids, "attention_mask": batch.mask()}
-        if self._types and batch.type_ids is not None:
-            arrays["token_type_ids"] = batch.type_ids
-        return {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
 
 
 @contextmanager

@@ -120,11 +120,19 @@ class TuneSettings:
         _one_of("precision", self.precision, _PRECISIONS)
         if (self.eval_strategy == "steps") != (self.eval_steps is not None):
             raise UsageError("eval_steps and eval_strategy 'steps' belong together; give both or neither")
-        if self.patience is not None and self.eval_strategy == "no":
-            raise UsageError("patience counts evaluations, and eval_strategy is 'no'; give 'epoch' or 'steps'")
+        if self.eval_strategy == "no":
+            for name, what in (("patience", "counts"), ("metric", "chooses among")):
+                if getattr(self, name) is not None:
+                    raise UsageError(
+                        f"{name} {what} evaluations, and eval_strategy is 'no'; give 'epoch' or 'steps'"
+                    )
         seed: object = self.seed
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number from 0 to {2**32 - 1}")
+
+    def steps(self, rows: int) -> int:
+        """Return the steps of a training on so many rows."""
+        return int(-(-rows // (self.batch_size * self.accumulation)) * self.epochs)
 
 
 def usual_rate(task: str, hidden: int) -> float:

@@ -1,0 +1,339 @@
+"""`TokenClassifier`: a tagger of words, fine-tuned or on frozen word vectors, with scikit-learn's face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from embedkit.artifact import staged
+from embedkit.data import LabelCodec, Split, groups_of, holdout, require_classes
+from embedkit.data.schemes import with_iob2
+from embedkit.encoders import EncoderSettings
+from embedkit.errors import DataError, UsageError
+from embedkit.estimators.start import TokenizerSettings, base_said, open_start
+from embedkit.estimators.text_classifier import plain
+from embedkit.estimators.tuned import load_tuned, tuned_said
+from embedkit.estimators.tuned_tagger import TunedTagger
+from embedkit.metrics.spans import entity_scores
+from embedkit.runtime.entities import FoundEntity
+from embedkit.runtime.texts import check_words
+from embedkit.runtime.tokens import Words
+from embedkit.training.settings import Precision, TuneSettings
+
+_TOLD = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "freeze", "label_smoothing",
+         "precision", "accumulation", "metric", "patience", "class_weight")  # fmt: skip
+
+
+class TokenClassifier(BaseEstimator):  # type: ignore[misc]
+    """A tagger: for each word of a sentence a tag, such as an entity's (``B-PER``) or a part of speech.
+
+    Parameters
+    ----------
+    model : str or Path, default "minilm"
+        What to begin from: ``"minilm"``, a folder, or a hub id.
+    epochs : float, default 3
+    batch_size : int, default 16
+    learning_rate : float, optional
+        Default: 2e-5 from a hidden size of 768 up, else 1e-4.
+    weight_decay : float, default 0.01
+    warmup : float, default 0.1
+        Share of the steps, or from 1 up their number.
+    freeze : int or {"none", "embeddings", "head-only"}, default "none"
+        The embeddings and so many blocks stay as they are.
+    max_length : int, optional
+        Most tokens that are read at once. Default: the model's. Longer sentences are read in overlapping windows.
+    label_subtokens : {"first", "all", "continue"}, default "first"
+        Which sub-tokens of a word learn its tag: the first; all; or all, those that follow with ``B-`` turned into
+        ``I-``.
+    class_weight : None, "balanced" or mapping of tag to weight
+    label_smoothing : float, default 0
+    validation_fraction : float, optional
+        Part of the sentences that is held out, equal ones together; the weights of the best evaluation on it are
+        kept. Default: none, and the last weights are.
+    metric : {"f1", "accuracy", "macro-f1"}, optional
+        By which the best is chosen. Default: F1 of entities where tags stand for spans, else accuracy.
+    patience : int, optional
+        Stop after so many epochs without a better one.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default "auto"
+    accumulation : int, default 1
+        Batches that make a step.
+    random_state : int, default 42
+    device : str, default "auto"
+    threads : int, optional
+    trainer_args : mapping, optional
+        Anything else that `transformers.TrainingArguments` takes.
+    revision : str, optional
+        Of a hub id.
+
+    Attributes
+    ----------
+    classes_ : ndarray of str, shape (C,)
+        Tags; IOB2 where they stand for spans, whatever scheme y has.
+    scheme_ : str
+        Of y, as `embedkit.data.schemes` calls it; ``"none"`` where tags are of single words.
+    tagger_ : embedkit.estimators.tuned_tagger.TunedTagger
+    history_ : list of dict
+        A row for each evaluation; empty without `validation_fraction`.
+    notes_ : list of str
+        What is worth knowing of the fit.
+
+    Examples
+    --------
+    >>> tagger = TokenClassifier("minilm", epochs=1)
+    >>> X, y = [["Ann", "is", "in", "Bern"]], [["B-PER", "O", "O", "B-LOC"]]
+    >>> tagger.fit(X, y).predict([["Bob", "left"]])  # doctest: +SKIP
+    [['B-PER', 'O']]
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "minilm",
+        *,
+        epochs: float = 3.0,
+        batch_size: int = 16,
+        learning_rate: float | None = None,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        freeze: int | str = "none",
+        max_length: int | None = None,
+        label_subtokens: Literal["first", "all", "continue"] = "first",
+        class_weight: Mapping[str, float] | str | None = None,
+        label_smoothing: float = 0.0,
+        validation_fraction: float | None = None,
+        metric: str | None = None,
+        patience: int | None = None,
+        precision: Precision = "auto",
+        accumulation: int = 1,
+        random_state: int = 42,
+        device: str = "auto",
+        threads: int | None = None,
+        trainer_args: Mapping[str, Any] | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.model = model
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.freeze = freeze
+        self.max_length = max_length
+        self.label_subtokens = label_subtokens
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.validation_fraction = validation_fraction
+        self.metric = metric
+        self.patience = patience
+        self.precision = precision
+        self.accumulation = accumulation
+        self.random_state = random_state
+        self.device = device
+        self.threads = threads
+        self.trainer_args = trainer_args
+        self.revision = revision
+
+    def fit(self, X: Any, y: Any) -> TokenClassifier:  # noqa: N803, ANN401
+        """Fine-tune on sentences.
+
+        Parameters
+        ----------
+        X : list, array or Series of lists of words; n of them
+        y : list, array or Series of lists of tags, as many as words
+            Of any scheme that `embedkit.data.schemes` knows.
+
+        Returns
+        -------
+        TokenClassifier
+            Itself.
+
+        Raises
+        ------
+        DataError
+            Lengths differ, a row is no list of words or tags, a tag is not of its scheme, or there is only one.
+        UsageError
+            A parameter is not allowed.
+        ModelError, InputMissingError, HubError, TrainingError
+            As for `FineTunedClassifier.fit`.
+        """
+        from embedkit.training.words import WordTags, tune_words
+
+        settings = self._settings()
+        train = _as_split(X, y)
+        require_classes(train.labels, "y")
+        converted, self.scheme_, notes = with_iob2({"train": train})
+        sentences, tags = converted["train"].inputs, converted["train"].labels or []
+        codec = LabelCodec.fit(tags)
+        start = open_start(self.model, revision=self.revision, max_length=plain(self.max_length))
+        learnt, held = self._held_out(sentences)
+
+        def part(rows: NDArray[np.int64]) -> WordTags:
+            return WordTags([sentences[row] for row in rows], [tags[row] for row in rows])
+
+        tuned = tune_words(
+            start.folder,
+            start.tokenizer,
+            codec.names,
+            part(learnt),
+            part(held) if len(held) else None,
+            settings,
+            subtokens=self.label_subtokens,
+        )
+        said = {"label_subtokens": self.label_subtokens, "validation_fraction": plain(self.validation_fraction)}
+        about = {
+            "base": base_said(start),
+            "seed": settings.seed,
+            "settings": {**tuned_said(settings, tuned), **said},
+        }
+        found = TunedTagger(tuned.model, start.tokenizer, codec, about)
+        found.device, found.threads = settings.device, settings.threads
+        self.history_, self.notes_ = tuned.trained.history, [*notes, *tuned.notes]
+        return self._adopt(found, TokenizerSettings.of(start.folder))
+
+    def _settings(self) -> TuneSettings:
+        """Return the parameters as training takes them, all checked that can be without a model."""
+        from embedkit.training.loop import check_told
+
+        EncoderSettings(
+            self.model, revision=self.revision, max_length=plain(self.max_length), device=self.device,
+            threads=plain(self.threads),
+        )  # fmt: skip
+        share = plain(self.validation_fraction)
+        if share is not None and (
+            isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1
+        ):
+            raise UsageError(f"validation_fraction is {share!r}; it must be above 0 and below 1, or None")
+        settings = TuneSettings(
+            **{name: plain(getattr(self, name)) for name in _TOLD},
+            eval_strategy="no" if share is None else "epoch",
+            seed=plain(self.random_state),
+            device=self.device,
+            threads=plain(self.threads),
+            arguments=dict(self.trainer_args or {}),
+        )
+        check_told(settings)
+        return settings
+
+    def _held_out(self, sentences: Sequence[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the sentences to learn from and those to judge by."""
+        if self.validation_fraction is None:
+            return np.arange(len(sentences)), np.arange(0)
+        return holdout(None, groups_of(sentences), self.validation_fraction, plain(self.random_state))
+
+    def _adopt(self, found: TunedTagger, tokenizer: TokenizerSettings) -> TokenClassifier:
+        self.tagger_, self._tokenizer = found, tokenizer
+        self.classes_ = np.array(found.labels)
+        return self
+
+    def predict(self, X: Any) -> list[list[str | None]]:  # noqa: N803, ANN401
+        """Return a tag for each word of each sentence.
+
+        A word of which the tokenizer makes nothing has ``"O"`` where tags stand for spans, else None.
+        """
+        check_is_fitted(self, "tagger_")
+        tags: list[list[Any]] = self.tagger_.predict(_sentences(X)).tags
+        return tags
+
+    def entities(self, texts: Sequence[str]) -> list[list[FoundEntity]]:
+        """Find the entities of texts, which are split into words by `embedkit.runtime.words.split_words`.
+
+        Returns
+        -------
+        list of list of dict
+            ``entity_group``, ``score``, ``word``, ``start`` and ``end``; ``text[start:end]`` is ``word``.
+
+        Raises
+        ------
+        UsageError
+            Tags are of single words.
+        """
+        check_is_fitted(self, "tagger_")
+        found = self.tagger_.predict(list(texts)).entities
+        if found is None:
+            raise UsageError("these tags are of single words and make no entities; use predict")
+        return found
+
+    def score(self, X: Any, y: Any) -> float:  # noqa: N803, ANN401
+        """Return the F1 of entities as conlleval counts them, or where tags are of single words their accuracy."""
+        check_is_fitted(self, "tagger_")
+        split = with_iob2({"y": _as_split(X, y)}, "auto" if self.tagger_.spans else "pos")[0]["y"]
+        true, predicted = cast("list[list[str]]", split.labels), self.predict(X)
+        if self.tagger_.spans:
+            return entity_scores(true, predicted)["f1"]
+        right = [a == b for a, b in zip(chain(*true), chain(*predicted), strict=True)]
+        return float(np.mean(right)) if right else 0.0
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write an artifact folder without pickle; `embedkit.load`, ``embedkit predict`` and transformers read it.
+
+        Raises
+        ------
+        OutputExistsError
+            The folder is there and may not be overwritten.
+        """
+        check_is_fitted(self, "tagger_")
+        with staged(Path(folder), overwrite=overwrite) as stage, self._tokenizer.laid_out() as source:
+            self.tagger_.save(stage, source)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> TokenClassifier:
+        """Open a folder that `save` or ``embedkit finetune`` wrote.
+
+        Its parameters are those of the training, so that `fit` would begin again from the same model.
+
+        Raises
+        ------
+        InputMissingError, ArtifactError, UsageError
+            See `embedkit.estimators.tuned.load_tuned`.
+        """
+        found = load_tuned(Path(folder), device=device, threads=threads)
+        if not isinstance(found, TunedTagger):
+            raise UsageError(f"{folder} holds a classifier of texts; open it with FineTunedClassifier.load")
+        base, told = _mapping(found.about, "base"), _mapping(found.about, "settings")
+        names = [name for name in (*_TOLD, "label_subtokens", "validation_fraction") if name in told]
+        loaded = cls(
+            base.get("name", "minilm"),
+            **{name: told[name] for name in names},
+            revision=base.get("commit"),
+            max_length=found.tokenizer.max_length,
+            random_state=found.about.get("seed", 42),
+            trainer_args=told.get("arguments") or None,
+            device=device,
+            threads=threads,
+        )
+        loaded.history_, loaded.notes_ = [], []
+        loaded.scheme_ = "IOB2" if found.spans else "none"
+        return loaded._adopt(found, TokenizerSettings.of_path(Path(folder)))
+
+
+def _mapping(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = about.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sentences(X: Any) -> list[Words]:  # noqa: N803, ANN401
+    """Return lists of words; `DataError` for anything else."""
+    if isinstance(X, str):
+        raise DataError("X is a text; give a list of lists of words")
+    listed = [list(row) if isinstance(row, list | tuple | np.ndarray) else row for row in X]
+    check_words(listed)
+    return listed
+
+
+def _as_split(X: Any, y: Any) -> Split:  # noqa: N803, ANN401
+    sentences = _sentences(X)
+    tags = [[str(tag) for tag in row] if isinstance(row, list | tuple | np.ndarray) else row for row in y]
+    if len(tags) != len(sentences):
+        raise DataError(f"X has {len(sentences):,} rows, y has {len(tags):,}; they must be equally many")
+    for row, (words, given) in enumerate(zip(sentences, tags, strict=True), 1):
+        if not isinstance(given, list):
+            raise DataError(f"row {row}: y is a {type(given).__name__}; give a list of tags, one a word")
+        if len(words) != len(given):
+            raise DataError(f"row {row}: {len(words)} words, {len(given)} tags; every word needs one tag")
+    return Split("train", "tokens", sentences, tags, np.arange(1, len(tags) + 1), "y")  # type: ignore[arg-type]
