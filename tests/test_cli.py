@@ -896,10 +896,6 @@ USAGE: dict[str, tuple[Case, str]] = {
         "--label-column",
     ),
     "examples": (lambda w: ["inspect", w.csv(), "-n", "-1"], "--examples -1"),
-    "tokens under a model": (
-        lambda w: ["inspect", w.raw(b"a O\nb O\n\n" * 3, "t.conll"), "-m", w.model],
-        "lists of words are not counted yet",
-    ),
     "address": (lambda w: w.fit("https://example.org/data.csv"), "addresses are not read"),
     "size": (lambda w: ["cache", "gc", "--max-size", "5X"], "--max-size is '5X'; write it as 1, 1k, 1M"),
     "infinite size": (lambda w: ["cache", "gc", "--max-size", "inf"], "'inf'"),

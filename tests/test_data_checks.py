@@ -34,7 +34,7 @@ from embedkit.errors import DataError
 from tests import test_cli
 from tests.test_cli import CANARY, Cli
 
-cli = test_cli.cli  # the command line's own fixture
+cli, model = test_cli.cli, test_cli.model  # the command line's own fixtures
 
 
 def split_of(
@@ -458,6 +458,118 @@ def test_facts_of_pairs_tokens_and_unlabelled_texts(tmp_path: Path) -> None:
     assert facts["examples"][0]["label"] == "B-ORG O"
     sets = open_dataset(folder(tmp_path, m=[{"text": "a", "label": ["x", "y"]}]) / "m.jsonl")
     assert describe(sets)["examples"][0]["label"] == ["x", "y"]
+
+
+# ------------------------------------------------------------------------------------------- tagged words
+
+# Dean is in the tiny tokenizer's vocabulary character by character alone, a variation selector not at all.
+DEAN = {"tokens": ["the", "Dean", "\ufe0f", "was", "Bo"], "ner_tags": ["O", "B-PER", "E-PER", "O", "S-LOC"]}
+PLAIN = {"tokens": ["the", "film"], "ner_tags": ["O", "O"]}
+
+
+def test_facts_of_tagged_words(tmp_path: Path) -> None:
+    data = folder(tmp_path, train=[DEAN, PLAIN, {"tokens": [], "ner_tags": []}], test=[DEAN])
+    facts = describe(open_dataset(data, task="ner"), task="ner")
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["scheme"] == "BIOES"
+    assert facts["splits"]["train"]["entities"] == facts["splits"]["test"]["entities"] == {"LOC": 1, "PER": 1}
+    assert facts["splits"]["train"]["labels"] == {"B-PER": 1, "E-PER": 1, "O": 4, "S-LOC": 1}, (
+        "as the data have them"
+    )
+    assert facts["splits"]["train"]["words"]["max"] == 5
+    assert any("BIOES" in note for note in facts["notes"])
+    assert "labelling" not in facts
+
+
+@pytest.mark.parametrize(
+    ("tags", "task", "scheme", "entities"),
+    [
+        (["NN", "VB"], "auto", "none", None),
+        (["NN", "VB"], "pos", "none", None),
+        (["PER", "PER"], "ner", "plain", {"PER": 1}),
+        (["PER", "O"], "auto", "plain", {"PER": 1}),
+        (["I-PER", "B-PER"], "auto", "IOB1", {"PER": 2}),
+        (["O", "O"], "auto", "IOB2", {}),
+        (None, "auto", None, None),
+    ],
+)
+def test_the_scheme_of_some_tags(
+    tmp_path: Path, tags: list[str] | None, task: Any, scheme: str | None, entities: dict[str, int] | None
+) -> None:
+    row: dict[str, Any] = {"tokens": ["a", "b"]} | ({} if tags is None else {"tags": tags})
+    facts = describe(open_dataset(folder(tmp_path, d=[row]) / "d.jsonl"), task=task)
+    assert (facts["scheme"], facts["splits"]["d"]["entities"]) == (scheme, entities)
+
+
+def test_inspect_shows_what_each_sub_token_learns(cli: Cli, model: Path, tmp_path: Path) -> None:
+    data = folder(tmp_path, train=[PLAIN, PLAIN, DEAN], test=[DEAN])
+    told = cli("inspect", data, "--task", "ner", "-m", model, "--json").json
+    shown = told["labelling"]
+    assert (shown["split"], shown["row"]) == ("train", 3), "the sentence with an entity of several sub-tokens"
+    learnt = {
+        word["word"]: list(zip(word["subtokens"], word["first"], word["all"], word["continue"], strict=True))
+        for word in shown["words"]
+    }
+    assert learnt == {
+        "the": [("the", "O", "O", "O")],
+        "Dean": [
+            ("d", "B-PER", "B-PER", "B-PER"),
+            ("##e", None, "B-PER", "I-PER"),
+            ("##a", None, "B-PER", "I-PER"),
+            ("##n", None, "B-PER", "I-PER"),
+        ],
+        "\ufe0f": [],
+        "was": [("was", "O", "O", "O")],
+        "Bo": [("b", "B-LOC", "B-LOC", "B-LOC"), ("##o", None, "B-LOC", None)],  # no label I-LOC to go on with
+    }
+    counts = told["splits"]["train"]["tokens"]
+    assert (counts["max"], counts["max_length"], counts["windowed"], counts["unknown_words"]) == (10, 64, 0, 1)
+    assert "truncated" not in counts
+    assert cli("inspect", data, "--task", "ner", "-m", model, "-n", "0", "--json").json["labelling"] is None
+
+
+def test_inspect_of_tagged_words_as_people_read_it(cli: Cli, model: Path, tmp_path: Path) -> None:
+    data = folder(tmp_path, train=[DEAN, PLAIN], test=[DEAN])
+    lines = cli("inspect", data, "--task", "ner", "-m", model, "--max-length", "8").out.splitlines()
+    assert lines[0].endswith("lists of words from tokens, labels from ner_tags; columns: tokens, ner_tags")
+    assert lines[1] == "tags stand for entities, in the scheme BIOES"
+    table = lines.index("entities  train  test")
+    assert lines[table + 1 : table + 4] == [
+        "LOC           1     1",
+        "PER           1     1",
+        "all           2     2",
+    ]
+    assert any(line.startswith("sub-tokens  train") for line in lines)
+    sentences = f"have more than the 8 tokens that {model} takes, and are read in overlapping windows"
+    assert f"train: 1 of 2 sentences (50.0%) {sentences}" in lines
+    assert f"test: words that {model} has no token for: 1" in lines
+    example = next(
+        i for i, line in enumerate(lines) if line.split()[-4:] == ["sub-token", "first", "all", "continue"]
+    )
+    rows = [line.split() for line in lines[example + 1 : example + 5]]
+    assert rows[:3] == [
+        ["the", "the", "O", "O", "O"],
+        ["Dean", "d", *["B-PER"] * 3],
+        ["##e", "-", "B-PER", "I-PER"],
+    ]
+    assert any(line.split() == ["\\ufe0f", "(none)", "-", "-", "-"] for line in lines)
+    assert lines[-1].startswith("note: tags are in the scheme BIOES")
+    assert "each tag is of one word" in cli("inspect", data, "--task", "pos").out
+
+
+def test_inspect_of_words_without_tags(cli: Cli, model: Path, tmp_path: Path) -> None:
+    data = folder(tmp_path, d=[{"tokens": ["the", "film"]}]) / "d.jsonl"
+    told = cli("inspect", data, "-m", model, "--json").json
+    assert (told["scheme"], told["labelling"]) == (None, None)
+    assert told["splits"]["d"]["tokens"]["max"] == 4
+    assert "sub-token " not in cli("inspect", data, "-m", model).out
+
+
+def test_inspect_names_the_row_of_a_tag_that_is_none(cli: Cli, tmp_path: Path) -> None:
+    rows = [DEAN, {"tokens": ["a", "b"], "ner_tags": ["O", "PER"]}]
+    told = cli("inspect", folder(tmp_path, train=rows), "--task", "ner", code=65)
+    assert "train.jsonl: row 2, word 2, tag 'PER'" in told.err
+    assert "BIOES: O, or a type behind B-, I-, E- or S-" in told.err
 
 
 # ------------------------------------------------------------------------------------------------- text
