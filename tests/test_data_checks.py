@@ -552,7 +552,7 @@ def test_inspect_of_tagged_words_as_people_read_it(cli: Cli, model: Path, tmp_pa
         ["Dean", "d", *["B-PER"] * 3],
         ["##e", "-", "B-PER", "I-PER"],
     ]
-    assert any(line.split() == ["\\ufe0f", "(none)", "-", "-", "-"] for line in lines)
+    assert any(line.split() == ["'\\ufe0f'", "(none)", "-", "-", "-"] for line in lines)
     assert lines[-1].startswith("note: tags are in the scheme BIOES")
     assert "each tag is of one word" in cli("inspect", data, "--task", "pos").out
 

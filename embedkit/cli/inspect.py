@@ -168,7 +168,7 @@ def _labelling(shown: dict[str, Any]) -> str:
         rows += [
             ["" if place else word["word"], piece, *(word[rule][place] or "-" for rule in rules)]
             for place, piece in enumerate(word["subtokens"])
-        ] or [[word["word"], "(none)", *("-" for _ in rules)]]
+        ] or [[ascii(word["word"]), "(none)", *("-" for _ in rules)]]
     more = len(words) - _WORDS
     return table(rows, left=frozenset(range(len(rows[0])))) + (
         f"\n... and {more:,} more words" if more > 0 else ""
