@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedkit.runtime.tokens import Tokenizer, WordTokens
+from embedkit.errors import DataError, UsageError
+from embedkit.estimators.tagging import Tagged, tag_inputs
+from embedkit.runtime.batching import pad
+from embedkit.runtime.entities import entities_of
+from embedkit.runtime.tagging import Tagging, TokenAnswers
+from embedkit.runtime.tokens import Tokenizer, Tokens, WordTokens
+from embedkit.runtime.words import split_words
+from tests.tiny_classifiers import TAGS
 from tests.tiny_models import FAMILIES, WORDS, make_encoder
 
 # Words of all kinds: of several tokens, of none, with blanks, marks and joiners in them.
@@ -195,3 +203,311 @@ def test_each_piece_counts_once_and_lies_in_its_word(
             assert 0 <= start <= end <= len(sentences[row][word])
             assert start >= before
             before = start
+
+
+# --- from logits to tags -----------------------------------------------------------------------------------
+
+POS = ("NN", "VB", "DT")
+AGGREGATED = ("first", "average", "max")
+labels_of_both_worlds = pytest.mark.parametrize("labels", [TAGS, POS], ids=["spans", "single"])
+
+
+def logits_of(ids: np.ndarray[Any, Any], labels: int) -> np.ndarray[Any, Any]:
+    """Return logits (..., L, C) that depend on a token and on its place in the window, without ties."""
+    place = np.arange(ids.shape[-1])[:, None]
+    code = np.arange(labels)
+    return np.asarray(4 * np.sin(ids[..., None] * (code + 1.7) + place * (code + 0.3) * 0.9), np.float32)
+
+
+def run_of(labels: Sequence[str], *, seed: int = 0) -> Any:
+    """Return a model: windows in batches of any order and size, padding that is no number."""
+
+    def run(tokens: Tokens) -> Any:
+        order = np.random.default_rng(seed).permutation(len(tokens.lengths))
+        for windows in np.array_split(order, max(1, len(order) // 3)):
+            if not len(windows):
+                continue
+            batch = pad(tokens, windows, 0)
+            logits = logits_of(batch.input_ids, len(labels))
+            yield windows, np.where(batch.mask()[:, :, None] == 1, logits, np.nan)
+
+    return run
+
+
+def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    shifted = np.exp(logits.astype(np.float64) - logits.max())
+    return np.asarray(shifted / shifted.sum())
+
+
+def by_hand(tokenizer: Tokenizer, words: list[str], labels: Sequence[str], aggregation: str) -> list[Any]:
+    """Return the probabilities of each word's tags, None for one without tokens, one word at a time."""
+    found: list[Any] = [None] * len(words)
+    given = tokenizer.encode_words([words])
+    for word in range(len(words)):
+        known = []
+        for start, end in pairwise(given.tokens.offsets.tolist()):
+            logits = logits_of(given.tokens.ids[start:end], len(labels))
+            mine = given.chosen[start:end] & (given.words[start:end] == word)
+            known += [softmax(logits[place]) for place in np.flatnonzero(mine).tolist()]
+        if known:
+            surest = max(known, key=lambda one: float(one.max()))
+            found[word] = {"first": known[0], "average": sum(known) / len(known), "max": surest}[aggregation]
+    return found
+
+
+@labels_of_both_worlds
+@pytest.mark.parametrize("aggregation", AGGREGATED)
+@given(sentences=words_lists, more=st.integers(2, 20), seed=st.integers(0, 3))
+def test_each_word_has_its_own_tag(
+    labels: tuple[str, ...],
+    aggregation: Any,
+    folders: dict[str, Path],
+    sentences: list[list[str]],
+    more: int,
+    seed: int,
+) -> None:
+    tokenizer = opened(folders["bert"], 4 + more)
+    found = Tagging(tokenizer, labels, aggregation=aggregation).answer(sentences, run_of(labels, seed=seed))
+    assert found.pieces is None
+    assert [len(tags) for tags in found.tags] == [len(words) for words in sentences]
+    for words, tags, scores, empty in zip(sentences, found.tags, found.scores, found.empty, strict=True):
+        known = by_hand(tokenizer, words, labels, aggregation)
+        assert empty == sum(one is None for one in known)
+        for tag, score, one in zip(tags, scores, known, strict=True):
+            if one is None:
+                assert (tag, score) == ("O" if labels is TAGS else None, None)
+            else:
+                assert tag == labels[int(one.argmax())]
+                assert score == pytest.approx(one.max())
+
+
+def best_by_hand(known: list[Any], labels: Sequence[str]) -> float:
+    """Return the highest product of probabilities of all valid IOB2 taggings, in logarithms."""
+
+    def valid(tags: Sequence[str]) -> bool:
+        before = "O"
+        for tag in tags:
+            if tag[0] == "I" and before not in (f"B{tag[1:]}", tag):
+                return False
+            before = tag
+        return True
+
+    read = [one for one in known if one is not None]
+    paths = (path for path in product(range(len(labels)), repeat=len(read)))
+    best = -np.inf
+    for path in paths:
+        tags = iter(path)
+        whole = ["O" if one is None else labels[next(tags)] for one in known]
+        if valid(whole):
+            best = max(best, sum(np.log(one[code]) for one, code in zip(read, path, strict=True)))
+    return float(best)
+
+
+@given(words=st.lists(st.sampled_from([*WORDS[:6], "", "zxq"]), max_size=4))
+def test_valid_tags_are_the_likeliest_of_all_that_are(folders: dict[str, Path], words: list[str]) -> None:
+    tokenizer = opened(folders["bert"], 12)
+    found = Tagging(tokenizer, TAGS, decoding="bio").answer([words, *[["good"]] * 3], run_of(TAGS))
+    tags, scores = found.tags[0], found.scores[0]
+    known = by_hand(tokenizer, words, TAGS, "first")
+    total = 0.0
+    before = "O"
+    for tag, score, one in zip(tags, scores, known, strict=True):
+        assert tag is not None
+        assert str(tag)[0] != "I" or before in (f"B{str(tag)[1:]}", tag)
+        assert (score is None) == (one is None)
+        if one is not None:
+            assert score == pytest.approx(one[TAGS.index(str(tag))])
+            total += np.log(one[TAGS.index(str(tag))])
+        before = str(tag)
+    assert total == pytest.approx(best_by_hand(known, TAGS))
+
+
+@pytest.mark.parametrize("labels", [("O", "B-A", "I-A"), ("I-A", "B-A")])
+def test_no_span_goes_on_over_a_word_that_was_not_read(labels: Sequence[str], folders: dict[str, Path]) -> None:
+    """I-A is the likeliest everywhere, and may follow nothing; also where there is no O to stand between."""
+
+    def run(tokens: Tokens) -> Any:
+        logits = np.float32([{"O": 0, "B-A": 5, "I-A": 9}[label] for label in labels])
+        yield np.array([0]), np.broadcast_to(logits, (1, int(tokens.lengths[0]), len(labels)))
+
+    tagging = Tagging(opened(folders["bert"], 20), labels, decoding="bio")
+    found = tagging.answer([["good", "good", "\ufe0f", "good", "good"]], run)
+    assert found.tags == [["B-A", "I-A", "O", "B-A", "I-A"]]
+
+
+@labels_of_both_worlds
+@given(sentences=words_lists, more=st.integers(2, 20))
+def test_each_piece_answers_for_itself(
+    labels: tuple[str, ...], folders: dict[str, Path], sentences: list[list[str]], more: int
+) -> None:
+    tokenizer = opened(folders["bert"], 4 + more)
+    found = Tagging(tokenizer, labels, aggregation="none").answer(sentences, run_of(labels))
+    whole = tokenizer.encode_pieces(sentences)
+    assert found.pieces is not None
+    assert [len(tags) for tags in found.tags] == whole.given.known.tolist() == [len(some) for some in found.pieces]
+    assert found.empty.tolist() == Tagging(tokenizer, labels).answer(sentences, run_of(labels)).empty.tolist()
+    own = []
+    for window, (start, end) in enumerate(pairwise(whole.given.tokens.offsets.tolist())):
+        best = logits_of(whole.given.tokens.ids[start:end], len(labels)).argmax(axis=1).tolist()
+        pieces = zip(whole.given.words[start:end].tolist(), best, whole.given.first[start:end], strict=True)
+        own += [
+            (int(whole.given.tokens.rows[window]), piece, labels[code]) for piece, code, first in pieces if first
+        ]
+    assert [tag for some in found.tags for tag in some] == [tag for _, _, tag in sorted(own)]
+    assert not any(score is None for some in found.scores for score in some)
+
+
+@pytest.mark.parametrize("aggregation", [*AGGREGATED, "none"])
+def test_a_word_of_one_token_is_tagged_alike_by_all(aggregation: Any, folders: dict[str, Path]) -> None:
+    tokenizer, sentences = opened(folders["bert"], 12), [["good", "film"] * 9, ["bad"]]
+    plain = Tagging(tokenizer, TAGS).answer(sentences, run_of(TAGS))
+    found = Tagging(tokenizer, TAGS, aggregation=aggregation).answer(sentences, run_of(TAGS))
+    assert (found.tags, found.scores) == (plain.tags, plain.scores)
+
+
+def test_nothing_is_tagged_as_nothing(folders: dict[str, Path]) -> None:
+    for aggregation in (*AGGREGATED, "none"):
+        for decoding in ("argmax", "bio"):
+            tagging = Tagging(opened(folders["bert"], 12), TAGS, aggregation=aggregation, decoding=decoding)
+            assert tagging.answer([], run_of(TAGS)).tags == []
+            found = tagging.answer([[], ["", ""], []], run_of(TAGS))
+            assert found.tags == ([[], ["O", "O"], []] if aggregation != "none" else [[], [], []])
+            assert found.empty.tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"aggregation": "mean"}, "no aggregation 'mean'; allowed: first, average, max, none"),
+        ({"decoding": "crf"}, "no decoding 'crf'; allowed: argmax, bio"),
+    ],
+)
+def test_unknown_ways_are_refused(how: dict[str, Any], said: str, folders: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match=said):
+        Tagging(opened(folders["bert"], 12), TAGS, **how)
+
+
+def tagged(
+    tagging: Tagging, inputs: Any, rows: Any = None, *, run: Any = None, labels: Sequence[str] = TAGS
+) -> Tagged:
+    def answer(sentences: Any, numbers: Any) -> TokenAnswers:
+        return tagging.answer(sentences, run or run_of(labels), rows=numbers)
+
+    return tag_inputs(inputs, rows, answer, spans="O" in labels)
+
+
+# --- texts and their words -----------------------------------------------------------------------------------
+
+_TEXTS = [
+    "Dean Palmer hit his 30th homer for the Rangers.",
+    "“Bob’s” caf\u00e9, cafe\u0301 & na\u0131ve",
+    "\u200f\u05d9\u05d0\u05d9\u05e8 \u05dc\u05e4\u05d9\u05d3",
+    "東京都 に住む and 中文字符",
+    "👩\u200d👩\u200d👧 \U0001f1e9\U0001f1ea 👍\U0001f3fd 1\ufe0f\u20e3 ❤\ufe0f",
+    "see http://ex.org/a_b?c=d#e or me@ex.org",
+    "the 18th of May, 3.14 %",
+    "a\u00a0b\u200bc\u00add\tnul\x00nul\r\nline",
+    "",
+    "   ",
+    "\ufe0f",
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("aggregation", [*AGGREGATED, "none"])
+def test_offsets_give_back_the_word(family: str, aggregation: Any, folders: dict[str, Path]) -> None:
+    @given(st.lists(st.one_of(st.text(max_size=30), st.sampled_from(_TEXTS)), max_size=3))
+    @settings(max_examples=25)
+    def holds(texts: list[str]) -> None:
+        tagging = Tagging(opened(folders[family], 14), TAGS, aggregation=aggregation)
+        found = tag_inputs(
+            texts, None, lambda some, rows: tagging.answer(some, run_of(TAGS), rows=rows), spans=True
+        )
+        check(texts, found, aggregation)
+
+    holds()
+
+
+def check(texts: Sequence[str], found: Tagged, aggregation: str) -> None:
+    assert found.entities is not None
+    assert len(found.words) == len(found.tags) == len(found.scores) == len(found.entities) == len(texts)
+    for text, words, tags, scores, entities in zip(texts, *found[:4], strict=True):
+        assert len(words) == len(tags) == len(scores)
+        if aggregation != "none":
+            assert words == [text[start:end] for start, end in split_words(text)]
+        else:
+            assert all(word in text for word in words)
+        inside = [entity.kind for entity in entities_of(tags)]
+        assert [entity["entity_group"] for entity in entities] == inside
+        for entity in entities:
+            assert text[entity["start"] : entity["end"]] == entity["word"]
+            assert 0 < entity["score"] <= 1
+
+
+def test_a_table_of_words_and_their_places(folders: dict[str, Path]) -> None:
+    """A tagger that calls every word a person of its own: each entity is one word, and stands where it should."""
+
+    def run(tokens: Tokens) -> Any:
+        for window, length in enumerate(tokens.lengths.tolist()):
+            yield np.array([window]), np.broadcast_to(np.float32([0, 9, 0, 0, 0]), (1, length, 5))
+
+    for family in ("bert", "roberta", "xlm-roberta"):
+        tagging = Tagging(opened(folders[family], 20), TAGS)
+        answered: dict[str, list[str]] = {}
+        for text in _TEXTS:
+            found = tag_inputs(
+                [text], None, lambda some, rows, t=tagging: t.answer(some, run, rows=rows), spans=True
+            )
+            assert found.entities is not None
+            read = [word for word, score in zip(found.words[0], found.scores[0], strict=True) if score is not None]
+            assert [entity["word"] for entity in found.entities[0]] == read
+            assert [text[entity["start"] : entity["end"]] for entity in found.entities[0]] == read
+            answered[text] = read
+        assert answered[_TEXTS[0]] == [
+            "Dean",
+            "Palmer",
+            "hit",
+            "his",
+            "30th",
+            "homer",
+            "for",
+            "the",
+            "Rangers",
+            ".",
+        ]
+        assert answered[_TEXTS[6]] == ["the", "18th", "of", "May", ",", "3", ".", "14", "%"]
+
+
+def test_words_that_are_given_have_their_places_in_a_text_with_blanks(folders: dict[str, Path]) -> None:
+    sentences = [["New York", "", "is", "big"], [], ["a"]]
+    for aggregation in (*AGGREGATED, "none"):
+        tagging = Tagging(opened(folders["bert"], 20), TAGS, aggregation=aggregation)
+        found = tagged(tagging, sentences)
+        check([" ".join(words) for words in sentences], found, "none")
+        if aggregation != "none":
+            assert found.words == sentences
+        assert (found.extraction.rows, found.extraction.empty, found.extraction.truncated) == (3, 1, 0)
+
+
+def test_single_tags_make_no_entities(folders: dict[str, Path]) -> None:
+    tagging = Tagging(opened(folders["bert"], 20), POS)
+    assert tagged(tagging, ["good film"], labels=POS).entities is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rows", "said"),
+    [
+        (["a text", ["a"]], None, "row 2 is of type list, not a text"),
+        ([["a"], "b"], [7, 9], "row 9 is of type str, not a list of words"),
+        (["fine", "\ud800"], [7, 9], "row 9: lone surrogate"),
+        ([["fine"], ["\ud800"]], None, "row 2: lone surrogate"),
+        ([["a", None]], None, "row 1: word 2 is of type NoneType"),
+    ],
+)
+def test_inputs_of_other_kinds_are_named_by_row(
+    inputs: Any, rows: list[int] | None, said: str, folders: dict[str, Path]
+) -> None:
+    tagging = Tagging(opened(folders["bert"], 20), TAGS)
+    numbers = None if rows is None else np.array(rows)
+    with pytest.raises(DataError, match=said):
+        tagged(tagging, inputs, numbers)
