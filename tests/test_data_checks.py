@@ -554,7 +554,7 @@ def test_inspect_of_tagged_words_as_people_read_it(cli: Cli, model: Path, tmp_pa
     ]
     assert any(line.split() == ["'\\ufe0f'", "(none)", "-", "-", "-"] for line in lines)
     assert lines[-1].startswith("note: tags are in the scheme BIOES")
-    assert "each tag is of one word" in cli("inspect", data, "--task", "pos").out
+    assert "each tag is of one word" in cli("inspect", data, "--task", "pos", "--tags-column", "ner_tags").out
 
 
 def test_inspect_of_words_without_tags(cli: Cli, model: Path, tmp_path: Path) -> None:

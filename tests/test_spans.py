@@ -52,8 +52,8 @@ def drawn(seed: int, share: float, sentences: int = 200) -> Pair:
 # ------------------------------------------------------------------------------------------- conlleval
 
 # What the Perl script conlleval (version 2004-01-26) printed for `drawn(seed, share)`, a line "w TRUE PREDICTED"
-# for each word and an empty one after each sentence: tokens, phrases, found, correct; accuracy, precision, recall and
-# FB1 in percent; and by type precision, recall, FB1, found.
+# for each word and an empty one after each sentence: tokens, phrases, found, correct; accuracy, precision, recall
+# and FB1 in percent; and by type precision, recall, FB1, found.
 CONLLEVAL: dict[tuple[int, float], tuple[tuple[int, ...], tuple[float, ...], dict[str, tuple[float, ...]]]] = {
     (1, 0.9): (
         (1555, 1168, 1175, 1058),
