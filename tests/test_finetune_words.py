@@ -388,14 +388,14 @@ def test_chinese_goes_from_characters_to_entities(tmp_path: Path, capsys: pytest
 
 def _chinese(path: Path, characters: str, count: int, seed: int) -> None:
     chance = random.Random(seed)
-    kinds = {"PER": "王李张", "LOC": "京沪", "ORG": "公银", "TIME": "年时"}
+    kinds = {"PER": ("王李张", "大人"), "LOC": ("京沪", "市"), "ORG": ("公银", "司"), "TIME": ("年时", "动")}
     lines = []
     for _ in range(count):
         for _ in range(chance.randrange(2, 6)):
             lines += [f"{chance.choice(characters[:8])} O" for _ in range(chance.randrange(1, 3))]
             kind = chance.choice(sorted(kinds))
-            lines += [f"{chance.choice(kinds[kind])} B-{kind}", f"大 I-{kind}"]
-            lines += [f"人 I-{kind}"] * (kind == "PER")
+            first, others = kinds[kind]
+            lines += [f"{chance.choice(first)} B-{kind}", *(f"{other} I-{kind}" for other in others)]
         lines.append("")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

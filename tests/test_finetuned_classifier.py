@@ -123,7 +123,7 @@ class NumberTuner(NumberFace, FineTunedClassifier):
 
 @pytest.fixture
 def numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("embedkit.training.sequence.open_for_training", open_numbers)
+    monkeypatch.setattr("embedkit.training.tuning.open_for_training", open_numbers)
     return make_number_model(tmp_path / "numbers")
 
 
