@@ -269,6 +269,17 @@ def test_words_of_one_sentence_are_not_taken_for_independent() -> None:
     assert high - low < 0.07
 
 
+@pytest.mark.parametrize("words", [127, 128, 300, 40_000])
+@pytest.mark.parametrize("spans", [False, True])
+def test_one_long_sentence_has_no_spread(words: int, spans: bool) -> None:
+    """Counts of a sentence are kept in small integers."""
+    true, predicted = [["B-X"] * words], [["B-X"] * (words - 1) + ["B-Y"]]
+    ours = tagging(true, predicted, spans=spans, resamples=3)
+    for key in ("accuracy", "f1" if spans else "macro_f1"):
+        assert ours[f"{key}_ci95"] == [ours[key], ours[key]]
+    assert ours["accuracy"] == (words - 1) / words
+
+
 @settings(max_examples=50, deadline=None)
 @given(pairs_of(prefixed("BI")), st.randoms(use_true_random=False))
 def test_the_order_of_sentences_changes_nothing(pair: Pair, rng: random.Random) -> None:

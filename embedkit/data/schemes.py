@@ -72,7 +72,8 @@ def with_iob2(splits: Mapping[str, Split], task: Task = "auto") -> tuple[dict[st
     tags = {name: _Tags.of(split) for name, split in splits.items() if split.labels is not None}
     if task == "pos" or not tags:
         return dict(splits), "none", []
-    reference = tags.get("train") or next(iter(tags.values()))
+    first = [*(tags[name] for name in ("train",) if name in tags), *tags.values()]
+    reference = next((some for some in first if some.names), first[0])
     scheme = _scheme_of(reference, task)
     if scheme == "none":
         return dict(splits), scheme, []
@@ -250,14 +251,14 @@ def _refuse_other_ways(tags: _Tags) -> None:
 
 
 def _conversion(scheme: Scheme, task: Task) -> list[str]:
-    """Say what is converted."""
+    """Say what the tags are converted from."""
     if scheme == "IOB2":
         return []
     if scheme == "plain":
         otherwise = "" if task in ("ner", "chunk") else "; --task pos takes each by itself"
-        return [f"tags have no prefixes: neighbours with one tag are read as one entity, in IOB2{otherwise}"]
-    apart = ", which cannot tell neighbours of one type apart" if scheme == "IO" else ""
-    return [f"tags are in the scheme {scheme}{apart}; they were converted to IOB2"]
+        return [f"tags have no prefixes: neighbours with one tag are read as one entity{otherwise}"]
+    apart = " (which cannot tell neighbours of one type apart)" if scheme == "IO" else ""
+    return [f"tags are in the scheme {scheme}{apart} and are read as IOB2"]
 
 
 def _shown(scheme: Scheme) -> str:

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedkit.errors import DataError, UsageError
 from embedkit.metrics.counts import Bools, Counts, Floats, labels_averaged, macro_f1, micro_f1, ratio
@@ -78,7 +79,8 @@ def tagging(
     words = _Words.read(true, predicted, spans=spans, strict=strict)
     method = f"{bootstrap_method(resamples, seed)}, sentences drawn whole"
     found = _entities(words, strict=strict) if spans else _singles(words)
-    drawn = _drawn(np.hstack([words.right, found.sums]), found.score, resamples, seed)
+    patterns = np.hstack([words.right.astype(found.sums.dtype), found.sums])
+    drawn = _drawn(patterns, found.score, resamples, seed)
     name = "f1" if spans else "macro_f1"
     return {
         "n": len(words.lengths),
@@ -233,7 +235,7 @@ class _Counted:
     hits: Counts
     support: Counts
     chosen: Counts
-    sums: Counts
+    sums: NDArray[np.integer[Any]]
     score: Callable[[Floats], Floats]
 
     def overall(self) -> dict[str, float]:
@@ -274,16 +276,16 @@ def _singles(words: _Words) -> _Counted:
     """Count single tags; a sentence adds for each tag twice its hits, and how many it has, true and predicted."""
     names = [tag for tag in words.tags if tag is not None]  # None comes last, so that places stay
     width, rows = len(names), np.repeat(np.arange(len(words.lengths)), words.lengths)
-
-    def count(codes: Counts, chosen: Bools) -> Counts:
-        flat = rows[chosen] * width + codes[chosen]
-        return np.bincount(flat, minlength=len(words.lengths) * width).reshape(-1, width)
-
-    hits = count(words.true, words.true == words.predicted)
-    support = count(words.true, np.ones(len(rows), np.bool_))
-    chosen = count(words.predicted, words.predicted < width)
-    sums = np.hstack([2 * hits, support + chosen])
-    return _Counted(names, hits.sum(0), support.sum(0), chosen.sum(0), sums, macro_f1)
+    right, there = words.true == words.predicted, words.predicted < width
+    # There may be thousands of tags: the smallest integers that hold the counts of a sentence.
+    sums = np.zeros((len(words.lengths), 2 * width), np.min_scalar_type(2 * int(words.lengths.max())))
+    np.add.at(sums, (rows[right], words.true[right]), 2)
+    np.add.at(sums, (rows, width + words.true), 1)
+    np.add.at(sums, (rows[there], width + words.predicted[there]), 1)
+    hits, support, chosen = (
+        np.bincount(codes, minlength=width) for codes in (words.true[right], words.true, words.predicted[there])
+    )
+    return _Counted(names, hits, support, chosen, sums, macro_f1)
 
 
 def _figures(hits: float, support: float, chosen: float) -> dict[str, float]:
@@ -295,7 +297,9 @@ def _share(sums: Floats | Counts) -> Floats:
     return ratio(sums[:, 0], sums[:, 1])
 
 
-def _drawn(patterns: Counts, score: Callable[[Floats], Floats], resamples: int, seed: int) -> Floats:
+def _drawn(
+    patterns: NDArray[np.integer[Any]], score: Callable[[Floats], Floats], resamples: int, seed: int
+) -> Floats:
     """Return accuracy and F1 of resampled sentences, (resamples, 2)."""
     distinct, rows = np.unique(patterns, axis=0, return_counts=True)
 
