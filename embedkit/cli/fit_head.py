@@ -13,9 +13,10 @@ from embedkit.cli.output import emit, progress, say, show, tell_judged, tell_not
 from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedkit.data import LabelCodec, Split
-    from embedkit.encoders import EncoderSettings, FeatureExtractor
+    from embedkit.data import Dataset, LabelCodec, Split
+    from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
     from embedkit.evaluation.frozen import FrozenRun
+    from embedkit.evaluation.frozen_tagger import TaggerRun
     from embedkit.evaluation.sweep import Sweep
     from embedkit.evaluation.update import Update
     from embedkit.heads import HeadSpec
@@ -35,7 +36,6 @@ def add(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Choose, train, judge, save."""
     from embedkit.artifact import staged
-    from embedkit.encoders import require_texts
     from embedkit.evaluation.frozen import check_training, write_run
 
     update = _update_of(args) if args.update else None
@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
     specs, settings = options.heads_of(args), options.settings_of(args, layers=-1, pooling=None)
     with staged(Path(args.output), overwrite=args.overwrite) as stage:
         dataset = options.dataset_of(args)
-        require_texts(dataset.kind)
+        if dataset.kind == "tokens":
+            tagged = _run_words(args, dataset, specs, settings, stage)
+            report(args, tagged, args.output)
+            return 0
         read = dataset.splits(seed=seed, columns=False)
         splits = _without_rare(args, read)
         tell_notes(args, [*dataset.notes, *check_training(splits, adding=update is not None)])
@@ -97,12 +100,16 @@ def _choose_and_train(
         else:
             (view,), (spec,) = views, specs
             extractor = usual if view == settings else opener(view)
-            if args.metric is not None or args.jobs is not None:
-                say(args, "note: there is one candidate and nothing to choose; --cv K cross-validates it")
+            _say_no_choice(args)
         how = {"codec": codec, "decision": decision, "trained_on": [fingerprint]}
         trained = train(args, splits, extractor, spec, **how)
         trained.sweep = sweep
     return trained
+
+
+def _say_no_choice(args: argparse.Namespace) -> None:
+    if args.metric is not None or args.jobs is not None:
+        say(args, "note: there is one candidate and nothing to choose; --cv K cross-validates it")
 
 
 def _without_rare(args: argparse.Namespace, splits: Mapping[str, Split]) -> Mapping[str, Split]:
@@ -170,6 +177,106 @@ def train(
         return train_frozen(splits, extractor, spec, **{"positive": positive, **how}, threads=args.threads)
 
 
+# --- words with tags ------------------------------------------------------------------------------------
+
+
+def _run_words(
+    args: argparse.Namespace,
+    dataset: Dataset,
+    specs: Sequence[HeadSpec],
+    settings: EncoderSettings,
+    stage: Path,
+) -> TaggerRun:
+    """Choose, train, judge and save a tagger."""
+    from embedkit.data import LabelCodec
+    from embedkit.data.schemes import with_iob2
+    from embedkit.evaluation.frozen import check_training
+    from embedkit.evaluation.frozen_tagger import check_tagger_plan, train_frozen_tagger, write_tagger_run
+
+    _refuse_of_texts(args)
+    read = dataset.splits(seed=args.seed, columns=False)
+    splits, scheme, repairs = with_iob2(read, args.task)
+    tell_notes(args, [*dataset.notes, *repairs, *check_training(splits)])
+    declared = dataset.declared if scheme in ("none", "IOB2") else None
+    codec = LabelCodec.fit(splits["train"].labels or [], declared)
+    check_tagger_plan(codec, specs, args.metric)
+    with ExitStack() as stack:
+        extractor, spec, sweep = _choose_words(args, splits["train"], codec, specs, settings, stack)
+        sentences = sum(len(split) for split in splits.values() if split.labels is not None)
+        with progress(args, sentences, "extract", unit=" sentences") as extractor.progress:
+            trained = train_frozen_tagger(
+                splits,
+                extractor,
+                spec,
+                codec=codec,
+                trained_on=read["train"].fingerprint(),
+                threads=args.threads,
+            )
+        trained.sweep = sweep
+    tell_notes(args, [*trained.notes, *extractor.engine_notes])
+    write_tagger_run(stage, trained, {"data": args.data, "model": extractor.settings.model, "seed": args.seed})
+    return trained
+
+
+def _refuse_of_texts(args: argparse.Namespace) -> None:
+    """Refuse flags that say something of labels of texts."""
+    given = {
+        "--label-separator": args.label_separator,
+        "--positive-label": args.positive_label,
+        "--thresholds": args.thresholds not in (None, "none"),
+        "--calibrate": args.calibrate,
+        "--update": args.update,
+        "--rare": args.rare != args.parser.get_default("rare"),
+    }
+    flags = [flag for flag, value in given.items() if value]
+    if flags:
+        raise UsageError(
+            f"{args.data} holds words with tags, and {', '.join(flags)} {'is' if len(flags) == 1 else 'are'} for "
+            "labels of texts; leave it out"
+        )
+
+
+def _choose_words(
+    args: argparse.Namespace,
+    train: Split,
+    codec: LabelCodec,
+    specs: Sequence[HeadSpec],
+    settings: EncoderSettings,
+    stack: ExitStack,
+) -> tuple[WordExtractor, HeadSpec, Sweep | None]:
+    """Cross-validate where there is a choice or it is asked for; return what won."""
+    from embedkit.evaluation.frozen_tagger import sweep_words
+    from embedkit.evaluation.sweep import FOLDS, temporary_store, views_of
+
+    opener = options.word_opener_of(args)
+    usual = opener(settings)
+    views = views_of(settings, *options.views_asked(args), usual)
+    if args.cv is None and len(views) * len(specs) == 1:
+        _say_no_choice(args)
+        return usual if views[0] == settings else opener(views[0]), specs[0], None
+    if args.no_store:
+        opener = options.word_opener_of(args, store=stack.enter_context(temporary_store(args.store_dtype)))
+    with (
+        progress(args, len(train), "extract", unit=" sentences") as ready,
+        progress(args, len(views) * len(specs), "judge", unit=" candidates") as judged,
+    ):
+        sweep = sweep_words(
+            train,
+            codec,
+            views,
+            specs,
+            opener,
+            metric=args.metric,
+            folds=args.cv or FOLDS,
+            seed=args.seed,
+            jobs=args.jobs,
+            progress=ready,
+            judged=judged,
+        )
+    tell_notes(args, sweep.notes)
+    return opener(sweep.chosen.settings), sweep.chosen.trial.spec, sweep
+
+
 # --- rows added to an earlier fit ----------------------------------------------------------------------
 
 
@@ -197,7 +304,7 @@ def _add_rows(args: argparse.Namespace, update: Update, splits: Mapping[str, Spl
 # --- what came out -------------------------------------------------------------------------------------
 
 
-def report(args: argparse.Namespace, trained: FrozenRun, output: str) -> None:
+def report(args: argparse.Namespace, trained: FrozenRun | TaggerRun, output: str) -> None:
     """Print what came out."""
     from embedkit.evaluation.sweep import sweep_text
 
@@ -209,13 +316,13 @@ def report(args: argparse.Namespace, trained: FrozenRun, output: str) -> None:
     tell_judged(args, trained.judged, trained.classifier.kind, output)
 
 
-def facts(trained: FrozenRun, output: str) -> dict[str, Any]:
+def facts(trained: FrozenRun | TaggerRun, output: str) -> dict[str, Any]:
     """Return what came out, for programs."""
     done = trained.extraction
     classifier = trained.classifier
     return {
         "output": output,
-        "splits": {name: entry.judgement.metrics for name, entry in trained.judged.items()},
+        "splits": {name: entry.metrics for name, entry in trained.judged.items()},
         "search": None if trained.sweep is None else trained.sweep.summary(),
         "head": dict(classifier.about["head_settings"]),
         "thresholds": None if classifier.thresholds is None else classifier.thresholds.to_json(),

@@ -13,10 +13,11 @@ from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
     from embedkit.data import Columns, Dataset, Split
-    from embedkit.encoders import EncoderSettings, EngineMaker, FeatureExtractor
+    from embedkit.encoders import EncoderSettings, EngineMaker, FeatureExtractor, WordExtractor
     from embedkit.encoders.engines import EngineSource, Making
     from embedkit.estimators.exported import ExportedClassifier
     from embedkit.estimators.frozen import FrozenClassifier
+    from embedkit.estimators.frozen_tagger import FrozenTagger
     from embedkit.estimators.tagging import Tagger
     from embedkit.estimators.tuned import TunedClassifier
     from embedkit.estimators.tuned_tagger import TunedTagger
@@ -91,7 +92,10 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
         "-m", "--model", default=DEFAULT_MODEL, help="minilm (default), a folder, or a hub id owner/name"
     )
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
-    group.add_argument("--pooling", help="cls, mean, max, last, mean_sqrt_len, pooler, or joins such as cls+mean")
+    group.add_argument(
+        "--pooling",
+        help="cls, mean, max, last, mean_sqrt_len, pooler, or joins such as cls+mean; of words first or mean",
+    )
     group.add_argument("--layers", default="-1", help="-1 (last, default), several such as -1,-2, or all")
     group.add_argument("--layer-join", default="concat", choices=("concat", "mean"), help="of several layers")
     group.add_argument("--normalize", default=None, action=argparse.BooleanOptionalAction, help="to length 1")
@@ -186,7 +190,8 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--metric",
-        help="to choose by: accuracy (default), macro-f1, mcc; for labels micro-f1, macro-f1, subset-accuracy",
+        help="to choose by: accuracy (default), macro-f1, mcc; for labels micro-f1, macro-f1, subset-accuracy; "
+        "for entities f1, precision, recall, accuracy",
     )
     group.add_argument(
         "--rare",
@@ -379,6 +384,17 @@ def opener_of(
     )
 
 
+def word_opener_of(
+    args: argparse.Namespace, store: FeatureStore | None = None
+) -> Callable[[EncoderSettings], WordExtractor]:
+    """Return what `opener_of` does, for vectors of words."""
+    from embedkit.encoders import WordExtractor
+    from embedkit.store import open_store
+
+    kept, dtype, engines = store or open_store(place_of(args), args.store_dtype), args.store_dtype, _maker_of(args)
+    return lambda settings: WordExtractor(settings, store=kept, dtype=dtype, engines=engines)
+
+
 def _maker_of(args: argparse.Namespace) -> EngineMaker:
     """Return what makes graphs of encoders, and says so before it does."""
 
@@ -423,7 +439,7 @@ def answerer_of(args: argparse.Namespace) -> FrozenClassifier | ExportedClassifi
         return tuned_of(args)
     if kind != CLASSIFIER:  # said before a package is asked for that would not help
         read_manifest(folder, kind=CLASSIFIER)
-    return trained_of(args, args.folder, args.model)
+    return frozen_of(args)
 
 
 def _refuse_useless(args: argparse.Namespace) -> None:
@@ -479,6 +495,19 @@ def trained_of(args: argparse.Namespace, folder: str, model: str | None) -> Froz
         batch_tokens=args.batch_tokens,
         threads=args.threads,
     )
+
+
+def frozen_of(args: argparse.Namespace) -> FrozenClassifier | FrozenTagger:
+    """Open a classifier or a tagger on frozen features as the flags say."""
+    from embedkit.errors import require
+
+    require("pyarrow", extra="train", purpose=f"embedkit {args.command}")
+    from embedkit.estimators.frozen import Here
+    from embedkit.estimators.frozen_tagger import open_frozen
+
+    place, maker = place_of(args), _maker_of(args)
+    here = Here(args.model, place, args.device, args.engine, args.batch_tokens, args.threads, None, maker)
+    return open_frozen(Path(args.folder), here)
 
 
 def tokenizer_of(args: argparse.Namespace) -> Tokenizer:

@@ -292,7 +292,11 @@ def load_frozen(
     SpaceMismatchError
         The encoder gives other features than those that the head was trained on.
     """
-    here = Here(model, store, device, engine, batch_tokens, threads, progress, engines)
+    return classifier_at(folder, Here(model, store, device, engine, batch_tokens, threads, progress, engines))
+
+
+def classifier_at(folder: Path, here: Here) -> FrozenClassifier:
+    """Open a classifier; errors are those of `load_frozen`."""
     read = read_frozen(folder, "sequence", FeatureExtractor, here)
     return FrozenClassifier(read.extractor, read.head, read.codec, read.kind, read.about, read.thresholds)
 

@@ -14,11 +14,12 @@ from embedkit.data.labels import LabelCodec
 from embedkit.encoders import EngineMaker, Extraction, WordExtractor, WordFeatures
 from embedkit.encoders.settings import Engine
 from embedkit.errors import ArtifactError, UsageError
-from embedkit.estimators.frozen import Here, read_frozen, save_frozen
+from embedkit.estimators.frozen import FrozenClassifier, Here, classifier_at, read_frozen, save_frozen
 from embedkit.estimators.tagging import Tagged, tag_inputs
 from embedkit.export.engine import make_engine
 from embedkit.heads import Head
 from embedkit.runtime.entities import has_spans
+from embedkit.runtime.manifest import task_of
 from embedkit.runtime.tagging import Aggregation, Decoding, TokenAnswers, joined_answers, word_answers
 from embedkit.runtime.texts import chunks_of
 from embedkit.runtime.tokens import Words
@@ -177,7 +178,21 @@ def load_frozen_tagger(
     UsageError
         The folder classifies texts.
     """
-    here = Here(model, store, device, engine, batch_tokens, threads, progress, engines)
+    return _tagger_at(folder, Here(model, store, device, engine, batch_tokens, threads, progress, engines))
+
+
+def open_frozen(folder: Path, here: Here) -> FrozenClassifier | FrozenTagger:
+    """Open a classifier or a tagger on frozen features, whichever the folder holds.
+
+    Raises
+    ------
+    InputMissingError, ArtifactError, SpaceMismatchError
+        As of `embedkit.estimators.frozen.load_frozen`.
+    """
+    return (_tagger_at if task_of(folder) == "tokens" else classifier_at)(folder, here)
+
+
+def _tagger_at(folder: Path, here: Here) -> FrozenTagger:
     read = read_frozen(folder, "tokens", WordExtractor, here)
     if not read.head.has_probabilities:
         raise ArtifactError(f"{folder}: its head gives no probabilities, which tags are decided by")

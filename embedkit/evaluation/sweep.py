@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, Literal, TypeVar, cast
 
 from embedkit.data import Split, groups_of, stratified_folds
 from embedkit.data.checks import small_classes
 from embedkit.data.splits import Rare, has_label_sets
 from embedkit.data.text import aligned
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor
+from embedkit.encoders.opened import Opened
+from embedkit.encoders.settings import WORD_POOLINGS
 from embedkit.errors import UsageError
 from embedkit.estimators.frozen import head_settings
 from embedkit.evaluation.plots import SweepPoint, save_png, sweep_figure
 from embedkit.heads import HeadSpec, Trial, cross_validate
 from embedkit.heads.base import Floats
+from embedkit.heads.grid import Fold, Scorer
 from embedkit.heads.table import HEADS
 from embedkit.metrics.scores import check_metric
 from embedkit.runtime.texts import chunks_of
@@ -31,7 +34,9 @@ FOLDS = 5
 _SHOWN = 15  # candidates of the table that a person sees
 _DIGITS = 12  # means that differ by the order of a sum alone are equal
 _RULE = "the most usual of those within one standard error of the highest mean"
+_DEALT = {"rows": "stratified, equal texts together", "sentences": "equal ones together"}
 Opener = Callable[[EncoderSettings], FeatureExtractor]
+E = TypeVar("E", bound=Opened)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ class Sweep:
     extraction : Extraction
         Of the pass that filled all views.
     notes : list of str
+    unit : {"rows", "sentences"}
+        What the folds are of.
     """
 
     metric: str
@@ -106,6 +113,7 @@ class Sweep:
     seconds: float = 0.0
     extraction: Extraction = field(default_factory=Extraction)
     notes: list[str] = field(default_factory=list)
+    unit: Literal["rows", "sentences"] = "rows"
 
     @property
     def chosen(self) -> Candidate:
@@ -161,7 +169,7 @@ class Sweep:
 
 
 def views_of(
-    settings: EncoderSettings, layers: Sequence[str], poolings: Sequence[str | None], opened: FeatureExtractor
+    settings: EncoderSettings, layers: Sequence[str], poolings: Sequence[str | None], opened: Opened
 ) -> list[EncoderSettings]:
     """Return the settings of each combination of layers and pooling.
 
@@ -173,7 +181,7 @@ def views_of(
         Each a layer such as ``-1``, a join such as ``-1+-2``, or ``all``: each layer on its own.
     poolings : sequence of str or None
         Each as `EncoderSettings.pooling` takes it. ``pooler`` is combined with the last layer alone.
-    opened : FeatureExtractor
+    opened : Opened
         Of the same model; tells how many layers there are.
     """
     count = opened.folder.layers
@@ -265,14 +273,47 @@ def run_sweep(
     sweep.notes += [small] if small else []
     texts = cast("Sequence[Text]", train.inputs)
     extractors = [opener(view) for view in views]
-    for extractor in _unions(extractors, opener):
+    for extractor in unions(extractors, opener):
         extractor.progress = progress
         for part in chunks_of(texts):  # all views of all texts at once may be more than the memory holds
             sweep.extraction += extractor.transform(texts[part], rows=train.rows[part]).extraction
-    start = time.perf_counter()
     features = (_vectors(extractor, texts) for extractor in extractors)
+    compare(sweep, extractors, specs, features, targets, parts, names, jobs=jobs, judged=judged)
+    return sweep
+
+
+def compare(
+    sweep: Sweep,
+    extractors: Sequence[Opened],
+    specs: Sequence[HeadSpec],
+    features: Iterable[Floats],
+    targets: Any,  # noqa: ANN401 - int64 (N,) or bool (N, C)
+    folds: Sequence[Fold],
+    names: Sequence[str],
+    *,
+    jobs: int | None = None,
+    judged: Callable[[int], None] | None = None,
+    scorer: Scorer | None = None,
+) -> None:
+    """Judge every head on the features of every extractor, and put the candidates into a sweep, in order.
+
+    Parameters
+    ----------
+    sweep : Sweep
+    extractors : sequence of Opened
+        One for each view.
+    specs, targets, folds, names, jobs, scorer
+        As for `embedkit.heads.cross_validate`.
+    features : iterable of ndarray of float, each of shape (N, D)
+        Of each view.
+    judged : callable, optional
+        Told the number of candidates that were judged.
+    """
+    start = time.perf_counter()
     for extractor, trials in zip(
-        extractors, cross_validate(specs, features, targets, parts, names, jobs=jobs), strict=True
+        extractors,
+        cross_validate(specs, features, targets, folds, names, jobs=jobs, scorer=scorer),
+        strict=True,
     ):
         layers, pooling = _words(extractor)
         view = _unusual_view(extractor)
@@ -285,13 +326,13 @@ def run_sweep(
     sweep.choose()
     sweep.notes += [f"in a fold of the cross-validation: {note}" for note in sweep.chosen.trial.notes]
     sweep.seconds = time.perf_counter() - start
-    return sweep
 
 
-def _unusual_view(extractor: FeatureExtractor) -> int:
+def _unusual_view(extractor: Opened) -> int:
     """Return in how many ways a view is not the model's usual one."""
     recipe = extractor.recipe
-    return int(recipe.layers != ("last",)) + int("+".join(recipe.poolings) != extractor.folder.pooling)
+    usual = WORD_POOLINGS[0] if recipe.words else extractor.folder.pooling
+    return int(recipe.layers != ("last",)) + int("+".join(recipe.poolings) != usual)
 
 
 def _unusual_head(spec: HeadSpec, first: str) -> int:
@@ -305,7 +346,7 @@ def _vectors(extractor: FeatureExtractor, texts: Sequence[Text]) -> Floats:
     return extractor.transform(texts).vectors
 
 
-def _unions(extractors: Sequence[FeatureExtractor], opener: Opener) -> Iterator[FeatureExtractor]:
+def unions(extractors: Sequence[E], opener: Callable[[EncoderSettings], E]) -> Iterator[E]:
     """Open what gives all views at once; a pooler has a pass of its own, as it has the last layer alone."""
     settings = extractors[0].settings  # but for the view, of all
     recipes = [extractor.recipe for extractor in extractors]
@@ -317,7 +358,7 @@ def _unions(extractors: Sequence[FeatureExtractor], opener: Opener) -> Iterator[
             yield opener(replace(settings, layers=tuple(layers), pooling="+".join(poolings), layer_join="concat"))
 
 
-def _words(extractor: FeatureExtractor) -> tuple[str, str]:
+def _words(extractor: Opened) -> tuple[str, str]:
     """Return layers, by index, and pooling of a view."""
     recipe, count = extractor.recipe, extractor.folder.layers
     layers = "+".join(str(count if layer == "last" else layer) for layer in recipe.layers)
@@ -350,7 +391,7 @@ def sweep_text(sweep: Sweep) -> str:
         )
     more = len(sweep.candidates) - _SHOWN
     lines = [
-        f"{sweep.folds}-fold cross-validation on train ({sweep.rows:,} rows, stratified, equal texts together, "
+        f"{sweep.folds}-fold cross-validation on train ({sweep.rows:,} {sweep.unit}, {_DEALT[sweep.unit]}, "
         f"seed {sweep.seed}); mean, and standard deviation over the folds",
         "",
         *aligned(rows, left=frozenset({0, 1, 2, 3})),
@@ -397,7 +438,7 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
             view = [candidate.layers, candidate.pooling, trial.spec.clf, candidate.params]
             writer.writerow([rank, *view, *means, *scores, round(trial.seconds, 3)])
     points = [_point(candidate, sweep.metric) for candidate in sweep.candidates]
-    title = f"{sweep.folds}-fold cross-validation on {sweep.rows:,} rows of train"
+    title = f"{sweep.folds}-fold cross-validation on {sweep.rows:,} {sweep.unit} of train"
     save_png(sweep_figure(points, title=title, metric=sweep.metric, winner=points[0]), target / "search.png")
 
 

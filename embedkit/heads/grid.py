@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import chain, islice, product
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from embedkit.heads.table import HEADS
 from embedkit.metrics.scores import scores_of
 
 Fold = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+Scorer: TypeAlias = Callable[[Head, Floats, npt.NDArray[np.int64]], Mapping[str, float]]
+"""Scores a head on features (n, D) of the rows at these positions; goes to other processes."""
 # joblib keeps what it handed to its workers, in memory where /dev/shm is, until the call ends: so no call has all.
 VIEWS_AT_ONCE = 4
 
@@ -118,6 +120,7 @@ def cross_validate(
     names: Sequence[str],
     *,
     jobs: int | None = None,
+    scorer: Scorer | None = None,
 ) -> Iterator[list[Trial]]:
     """Judge every head on every view of the same rows, by the same folds.
 
@@ -133,6 +136,8 @@ def cross_validate(
         Labels.
     jobs : int, optional
         Processes; default: as many as there are cores. One does it all in this process.
+    scorer : callable, optional
+        Default: `embedkit.metrics.scores.scores_of` what the head predicts.
 
     Yields
     ------
@@ -144,7 +149,7 @@ def cross_validate(
     for first in waiting:
         some = chain([first], islice(waiting, VIEWS_AT_ONCE - 1))
         del first  # or it would be held until all of them are judged
-        parts = _judged(groups, some, targets, folds, names, jobs)
+        parts = _judged(groups, some, targets, folds, names, jobs, scorer)
         for part in parts:
             trials: list[Trial] = []
             for place, group in enumerate(groups):
@@ -161,12 +166,13 @@ def _judged(
     folds: Sequence[Fold],
     names: Sequence[str],
     jobs: int | None,
+    scorer: Scorer | None,
 ) -> Iterator[list[_Part]]:
     """Yield what `_judge` finds for each view, group and fold, the folds in turn first."""
     from joblib import Parallel, delayed
 
     tasks = (
-        delayed(_judge)(settled, view, targets, fold, list(names), saved=not place)
+        delayed(_judge)(settled, view, targets, fold, list(names), scorer, saved=not place)
         for view in views
         for settled in _settled(groups, view)
         for place, fold in enumerate(folds)
@@ -204,6 +210,7 @@ def _judge(
     targets: npt.NDArray[Any],
     fold: Fold,
     names: Sequence[str],
+    scorer: Scorer | None,
     *,
     saved: bool,
 ) -> list[_Part]:
@@ -218,7 +225,10 @@ def _judge(
         fitted = fit_head(specs[place], features, targets[train], len(names), names=names, threads=1)
         if saved:
             fitted.head.state()
-        scores = scores_of(targets[test], shared.predict(fitted.head), len(names))
+        if scorer is None:
+            scores: Mapping[str, float] = scores_of(targets[test], shared.predict(fitted.head), len(names))
+        else:
+            scores = scorer(fitted.head, held, test)
         parts[place] = _Part(scores, time.perf_counter() - start, fitted.notes)
     return [parts[place] for place in range(len(specs))]
 

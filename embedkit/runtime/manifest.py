@@ -67,11 +67,20 @@ def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
 
 def kind_of(folder: Path) -> str | None:
     """Return the kind that a folder says it is, unchecked; None for what embedkit did not write."""
+    return _said(folder, "kind")
+
+
+def task_of(folder: Path) -> str | None:
+    """Return the task that a folder says it is for, unchecked; None where it says none."""
+    return _said(folder, "task")
+
+
+def _said(folder: Path, name: str) -> str | None:
     try:
-        kind = parse_manifest(folder).get("kind")
+        said = parse_manifest(folder).get(name)
     except (ArtifactError, OSError):
         return None
-    return kind if isinstance(kind, str) else None
+    return said if isinstance(said, str) else None
 
 
 def parse_manifest(folder: Path) -> dict[str, Any]:
