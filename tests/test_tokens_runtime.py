@@ -146,6 +146,7 @@ SENTENCES = [
     ["", ""],
     ["[SEP]", "movie"],
     ["x" * 200, "good"],
+    ["good", "<mask>", " <mask>", "[MASK] ", "a<s>b", "good", " good", "good "],
 ]
 
 

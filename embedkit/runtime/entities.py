@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypedDict
 
 OUTSIDE = "O"
@@ -40,7 +41,8 @@ def has_spans(labels: Iterable[object]) -> bool:
     return any(str(label) == OUTSIDE or str(label).startswith(("B-", "I-")) for label in labels)
 
 
-def parse_tag(tag: object) -> tuple[str, str]:
+@lru_cache(maxsize=4096)  # a tagger has few tags and many words
+def parse_tag(tag: Hashable) -> tuple[str, str]:
     """Return what a tag says, ``B``, ``I``, ``E``, ``S`` or ``O``, and the kind of entity.
 
     A tag without prefix (schemes with kinds alone) continues what has the same kind, as ``I-`` does.
@@ -59,7 +61,7 @@ def parse_tag(tag: object) -> tuple[str, str]:
     return (name, "") if name in ("B", "I") else ("I", name)
 
 
-def entities_of(tags: Sequence[object]) -> list[Entity]:
+def entities_of(tags: Sequence[Hashable]) -> list[Entity]:
     """Return the entities of a sentence's tags.
 
     An entity goes on from a word with ``B`` or ``I`` to one with ``I`` or ``E`` of the same kind; any other tag
@@ -89,7 +91,7 @@ def entities_of(tags: Sequence[object]) -> list[Entity]:
 
 
 def locate_entities(
-    text: str, spans: Sequence[tuple[int, int]], tags: Sequence[object], scores: Sequence[float | None]
+    text: str, spans: Sequence[tuple[int, int]], tags: Sequence[Hashable], scores: Sequence[float | None]
 ) -> list[FoundEntity]:
     """Return the entities of a text's words.
 

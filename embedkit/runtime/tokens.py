@@ -390,22 +390,40 @@ class Tokenizer:
         return laid, sources
 
     def _split_words(self, sentences: Sequence[Words], *, spans: bool = False) -> _SplitWords:
-        """Return the tokens of all lists one after another with their words, and their characters if asked."""
-        ids, words, sizes = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        places = [np.empty((0, 2), np.int64)]
-        for first in range(0, len(sentences), _RUN):
-            lists = [list(some) for some in sentences[first : first + _RUN]]
-            encodings = self._backend.encode_batch(lists, is_pretokenized=True, add_special_tokens=False)
+        """Return the tokens of all lists one after another with their words, and their characters if asked.
+
+        A word has the same tokens wherever it stands, so each distinct one is split once.
+        """
+        counts = np.fromiter(map(len, sentences), np.int64, len(sentences))
+        distinct: dict[str, int] = {}
+        which = np.fromiter(
+            (distinct.setdefault(word, len(distinct)) for word in chain.from_iterable(sentences)),
+            np.int64,
+            int(counts.sum()),
+        )
+        ids, sizes, places = self._split_each(list(distinct), spans=spans)
+        taken = _ranges((np.cumsum(sizes) - sizes)[which], sizes[which])
+        words = np.repeat(_ranges(np.zeros_like(counts), counts), sizes[which])
+        rows = np.repeat(np.arange(len(counts)), counts)
+        of_lists = np.bincount(rows, weights=sizes[which], minlength=len(counts)).astype(np.int64)
+        return _SplitWords(ids[taken], of_lists, words, places[taken] if spans else places)
+
+    def _split_each(
+        self, words: list[str], *, spans: bool
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the ids of all words one after another, how many each has, and their characters if asked."""
+        encode = self._backend.encode_batch if spans else self._backend.encode_batch_fast
+        ids, sizes, places = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)]
+        for first in range(0, len(words), _RUN):
+            lists = [[word] for word in words[first : first + _RUN]]
+            encodings = encode(lists, is_pretokenized=True, add_special_tokens=False)
             sizes.append(np.fromiter(map(len, encodings), np.int64, len(encodings)))
             count = int(sizes[-1].sum())
             ids.append(np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, count))
-            words.append(np.fromiter(chain.from_iterable(e.word_ids for e in encodings), np.int64, count))
             if spans:
                 flat = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
                 places.append(np.fromiter(flat, np.int64, 2 * count).reshape(-1, 2))
-        return _SplitWords(
-            np.concatenate(ids), np.concatenate(sizes), np.concatenate(words), np.concatenate(places)
-        )
+        return np.concatenate(ids), np.concatenate(sizes), np.concatenate(places)
 
     def _windowed(self, ids: NDArray[np.int32], sizes: NDArray[np.int64], words: NDArray[np.int64]) -> WordTokens:
         """Lay lists of tokens out in overlapping windows; `words` is the word of each token in its list."""
@@ -460,10 +478,7 @@ class Tokenizer:
 
     def count_words(self, sentences: Sequence[Words]) -> NDArray[np.int64]:
         """Count the tokens of each list of words as `count` does those of texts, shape (N,)."""
-        lists = [list(words) for words in sentences]
-        encodings = self._backend.encode_batch_fast(lists, is_pretokenized=True, add_special_tokens=False)
-        sizes = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(lists))
-        return np.maximum(sizes + _special(self._layouts[1]), 1)
+        return np.maximum(self._split_words(sentences).sizes + _special(self._layouts[1]), 1)
 
     def without_tokens(self, tokens: Tokens) -> NDArray[np.bool_]:
         """Tell the inputs of which nothing but special tokens is left, shape (N,)."""
