@@ -27,9 +27,11 @@ _REPORT = "report/"
 _LOCAL = re.compile(r"[/~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 _SHOWN = 20  # labels on a card
+_PIPELINES = {"tokens": "token-classification"}
+_TITLES = {"pair": "A classifier of pairs of texts", "tokens": "A tagger of words"}
 _READ_BY_PEOPLE = (".json", ".md", ".txt", ".csv")
 # Words of the user's that may look like a path, and are none.
-_WORDS = ("labels", "prompt", "unseen_labels", "positive_label")
+_WORDS = ("labels", "prompt", "unseen_labels", "positive_label", "tags", "unseen_tags")
 # Heads of scikit-learn whose saved form holds figures about the rows, and no row.
 _WITHOUT_ROWS = re.compile(
     r"sklearn\.(ensemble\._(hist_gradient_boosting|forest|gb)\b|tree\.|linear_model\.|discriminant_analysis\."
@@ -291,7 +293,7 @@ def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     lines = [
         "---",
         "library_name: embedkit",
-        f"pipeline_tag: {'fill-mask' if alone else 'text-classification'}",
+        f"pipeline_tag: {'fill-mask' if alone else _PIPELINES.get(manifest.get('input'), 'text-classification')}",
         "tags: [embedkit]",
         *([f"base_model: {json.dumps(repository)}"] if repository else []),
         "---",
@@ -307,7 +309,7 @@ def _of_classifier(
     manifest: Mapping[str, Any], encoder: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> Iterator[str]:
     settings = manifest.get("head_settings") or {}
-    yield f"# A classifier of {'pairs of texts' if manifest.get('input') == 'pair' else 'texts'}"
+    yield f"# {_TITLES.get(manifest.get('input'), 'A classifier of texts')}"
     yield ""
     yield f"{_made_of(manifest, settings)} {code(encoder.get('name', 'unknown'))}, made with embedkit."
     yield ""
@@ -346,13 +348,15 @@ def label_line(names: Sequence[str], *, several: bool) -> str:
 def figure_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield a card's line for each split that ``metrics.json`` has figures of."""
     for name, split in (metrics.get("splits") or {}).items():
-        known = [(word, split.get(word.replace(" ", "_"))) for word in ("accuracy", "subset accuracy", "macro f1")]
+        names = ("accuracy", "subset accuracy", "macro f1", *(("f1",) if "per_type" in split else ()))
+        known = [("entity f1" if word == "f1" else word, split.get(word.replace(" ", "_"))) for word in names]
         said = [f"{word} {value:.3f}" for word, value in known if isinstance(value, float)]
         interval = split.get("accuracy_ci95")
         if said and isinstance(interval, list) and said[0].startswith("accuracy"):
             said[0] += f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
         if said:
-            yield f"- {code(name)}, {split.get('n')} rows: {', '.join(said)}."
+            rows = "sentences" if "words" in split else "rows"
+            yield f"- {code(name)}, {split.get('n')} {rows}: {', '.join(said)}."
 
 
 def code(value: object) -> str:

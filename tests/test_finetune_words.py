@@ -23,6 +23,7 @@ from embedkit.estimators.token_classifier import TokenClassifier
 from embedkit.estimators.tuned import load_tuned
 from embedkit.metrics.spans import entity_scores, tagging
 from embedkit.runtime.tokens import Tokenizer
+from embedkit.sharing import shareable
 from embedkit.training.rows import IGNORED
 from embedkit.training.settings import TuneSettings
 from embedkit.training.tuning import Tuned, Watch
@@ -266,6 +267,17 @@ def test_the_command_trains_judges_and_writes_what_others_read(
     assert main(["evaluate", str(folder), str(data), *how]) == 0
     judged = json.loads(capsys.readouterr().out)["splits"]["test"]
     assert judged == kept
+
+
+def test_the_card_says_what_a_tagger_is(folder: Path) -> None:
+    found = shareable(folder)
+    card = found.files["README.md"]
+    assert isinstance(card, bytes)
+    assert b"pipeline_tag: token-classification" in card
+    assert b"# A tagger of words" in card
+    assert b"40 sentences: accuracy" in card
+    assert b"entity f1" in card
+    assert not any(name.startswith("report/") for name in found.files)
 
 
 def test_strict_figures_are_by_flag(folder: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
