@@ -27,7 +27,6 @@ _REPORT = "report/"
 _LOCAL = re.compile(r"[/~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 _SHOWN = 20  # labels on a card
-_PIPELINES = {"tokens": "token-classification"}
 _TITLES = {"pair": "A classifier of pairs of texts", "tokens": "A tagger of words"}
 _READ_BY_PEOPLE = (".json", ".md", ".txt", ".csv")
 # Words of the user's that may look like a path, and are none.
@@ -290,10 +289,11 @@ def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """Return a card of what manifest and figures say."""
     encoder = next((found for name in ("encoder", "base") if isinstance(found := manifest.get(name), dict)), {})
     repository, alone = encoder.get("repository"), manifest.get("kind") == ENCODER
+    task = "token-classification" if manifest.get("input") == "tokens" else "text-classification"
     lines = [
         "---",
         "library_name: embedkit",
-        f"pipeline_tag: {'fill-mask' if alone else _PIPELINES.get(manifest.get('input'), 'text-classification')}",
+        f"pipeline_tag: {'fill-mask' if alone else task}",
         "tags: [embedkit]",
         *([f"base_model: {json.dumps(repository)}"] if repository else []),
         "---",
@@ -309,7 +309,7 @@ def _of_classifier(
     manifest: Mapping[str, Any], encoder: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> Iterator[str]:
     settings = manifest.get("head_settings") or {}
-    yield f"# {_TITLES.get(manifest.get('input'), 'A classifier of texts')}"
+    yield f"# {_TITLES.get(str(manifest.get('input')), 'A classifier of texts')}"
     yield ""
     yield f"{_made_of(manifest, settings)} {code(encoder.get('name', 'unknown'))}, made with embedkit."
     yield ""

@@ -26,8 +26,9 @@ from embedkit.runtime.tokens import Tokenizer
 from embedkit.sharing import shareable
 from embedkit.training.rows import IGNORED
 from embedkit.training.settings import TuneSettings
+from embedkit.training.subtokens import RULES, continuing_codes, subtoken_targets
 from embedkit.training.tuning import Tuned, Watch
-from embedkit.training.words import RULES, WordTags, continuing_codes, subtoken_targets, tune_words, words_of
+from embedkit.training.words import WordTags, tune_words, words_of
 from tests.tiny_models import make_encoder
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "little_garbage")

@@ -14,6 +14,7 @@ from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
     from embedkit.data import Dataset
+    from embedkit.data.columns import Task
     from embedkit.evaluation.judged import Entry
 
 _KIND = "evaluation"
@@ -102,7 +103,8 @@ def _words(args: argparse.Namespace, dataset: Dataset, tagger: Any) -> tuple[Ent
     if args.strict and not tagger.spans:
         raise UsageError("--strict is for entities, and these tags are of single words; leave it out")
     read = split_to_judge(dataset, args.split, tagger)
-    splits, _, notes = with_iob2({read.name: read}, args.task if tagger.spans else "pos")
+    task: Task = "pos" if not tagger.spans else "ner" if args.task == "auto" else args.task
+    splits, _, notes = with_iob2({read.name: read}, task)
     tell_notes(args, [*dataset.notes, *notes])
     before = time.perf_counter()
     entry = tag_judged(splits[read.name], tagger, strict=args.strict)

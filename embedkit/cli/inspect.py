@@ -69,7 +69,7 @@ def _labels_of_subtokens(
     """Return what each token of a sentence learns under each rule of fine-tuning."""
     import numpy as np
 
-    from embedkit.training.words import RULES, continuing_codes, subtoken_targets
+    from embedkit.training.subtokens import RULES, continuing_codes, subtoken_targets
 
     codes, continuing = np.array([names.index(tag) for tag in tags]), continuing_codes(names)
     found = {

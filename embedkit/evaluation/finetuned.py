@@ -26,8 +26,9 @@ from embedkit.runtime.tokens import Text
 from embedkit.training.loop import Place
 from embedkit.training.sequence import Labelled, tune_sequence
 from embedkit.training.settings import TuneSettings
+from embedkit.training.subtokens import Rule
 from embedkit.training.tuning import Tuned, Watch
-from embedkit.training.words import Rule, WordTags, tune_words
+from embedkit.training.words import WordTags, tune_words
 
 VALIDATION = "validation"
 _SHARE = 0.1  # of train, where there is no validation split

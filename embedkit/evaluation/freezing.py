@@ -20,8 +20,8 @@ from embedkit.evaluation.plots import freezing_figure, save_png
 from embedkit.training.answers import open_trained
 from embedkit.training.freezing import Freeze, parse_freeze
 from embedkit.training.settings import TuneSettings
+from embedkit.training.subtokens import Rule
 from embedkit.training.tuning import Watch
-from embedkit.training.words import Rule
 
 _NAMES = {"f1": "entity F1", "macro_f1": "macro F1"}
 _NORMAL_95 = 1.959964  # standard errors from the middle of a 95 % interval to its end

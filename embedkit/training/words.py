@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ from embedkit.training.loop import CHOICE, Judge, Place
 from embedkit.training.losses import class_weights, cross_entropy, losses_of_each
 from embedkit.training.rows import IGNORED, padded_inputs, reading_order
 from embedkit.training.settings import TuneSettings
+from embedkit.training.subtokens import RULES, Rule, continuing_codes, subtoken_targets
 from embedkit.training.tuning import Material, Tuned, Watch, tune
 
-Rule: TypeAlias = Literal["first", "all", "continue"]
-"""Which sub-tokens of a word learn its tag: the first; all; or all, those that follow with B- turned into I-."""
-RULES: tuple[Rule, ...] = get_args(Rule)
 METRICS = {True: ("f1", "accuracy"), False: ("accuracy", "macro-f1")}  # whether tags stand for spans
 
 
@@ -146,53 +144,6 @@ def tune_words(
         return Material(rows, judged, loss, _judge(given, validation, names, metric, spans=spans), reduce=reduce)
 
     return tune(folder, tokenizer, "tokens", names, read, settings, place=place, watch=watch)
-
-
-def subtoken_targets(
-    codes: NDArray[np.int64],
-    words: NDArray[np.int64],
-    first: NDArray[np.bool_],
-    chosen: NDArray[np.bool_],
-    rule: Rule,
-    continuing: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Return what each token learns.
-
-    Parameters
-    ----------
-    codes : ndarray of int64, shape (W,)
-        Of the tag of each word; negative where there is none to learn.
-    words : ndarray of int64, shape (T,)
-        The word of each token, -1 for special tokens.
-    first, chosen : ndarray of bool, shape (T,)
-        As `embedkit.runtime.tokens.WordTokens` has them.
-    rule : {"first", "all", "continue"}
-    continuing : ndarray of int64, shape (C,)
-        Of `continuing_codes`.
-
-    Returns
-    -------
-    ndarray of int64, shape (T,)
-        Codes, or `IGNORED`.
-    """
-    learns = first if rule == "first" else chosen
-    targets = np.full(len(words), IGNORED, np.int64)
-    targets[learns] = codes[words[learns]]
-    if rule == "continue":
-        later = learns & ~first & (targets >= 0)
-        targets[later] = continuing[targets[later]]
-    targets[targets < 0] = IGNORED
-    return targets
-
-
-def continuing_codes(names: Sequence[str]) -> NDArray[np.int64]:
-    """Return the code of the tag with which each tag goes on: ``I-X`` for ``B-X`` and ``I-X``, else itself.
-
-    `IGNORED` for a ``B-X`` whose ``I-X`` is no label.
-    """
-    places = {name: code for code, name in enumerate(names)}
-    goes_on = [f"I-{name[2:]}" if name.startswith("B-") else name for name in names]
-    return np.array([places.get(name, IGNORED) for name in goes_on], np.int64)
 
 
 def _rows(
