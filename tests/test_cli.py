@@ -886,7 +886,11 @@ USAGE: dict[str, tuple[Case, str]] = {
     ),
     "split": (lambda w: ["evaluate", w.trained.folder, w.trained.data, "--split", "dev"], "'train', 'test'"),
     "tokens": (
-        lambda w: w.fit(write_jsonl(w.folder / "t.jsonl", [{"tokens": ["a"], "tags": ["O"]}] * 5)),
+        lambda w: [
+            "evaluate",
+            w.trained.folder,
+            write_jsonl(w.folder / "t.jsonl", [{"tokens": ["a"], "tags": ["O"]}]),
+        ],
         "lists of words",
     ),
     "output under a file": (lambda w: w.extract("-o", w.csv("x.csv") / "f.npz"), "x.csv is no folder"),
