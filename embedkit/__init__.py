@@ -96,13 +96,13 @@ def load(
     _require_learning("embedkit.load")
     from pathlib import Path
 
-    from embedkit.runtime.manifest import FINETUNED, kind_of, read_manifest
+    from embedkit.runtime.manifest import FINETUNED, kind_of, task_of
 
+    if task_of(Path(folder)) == "tokens":
+        from embedkit.estimators.token_classifier import TokenClassifier
+
+        return TokenClassifier.load(folder, model=model, store=store, device=device, threads=threads)
     if kind_of(Path(folder)) == FINETUNED:
-        if read_manifest(Path(folder), kind=FINETUNED).get("task") == "tokens":
-            from embedkit.estimators.token_classifier import TokenClassifier
-
-            return TokenClassifier.load(folder, device=device, threads=threads)
         from embedkit.estimators.finetuned_classifier import FineTunedClassifier
 
         return FineTunedClassifier.load(folder, device=device, threads=threads)

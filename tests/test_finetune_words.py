@@ -345,6 +345,33 @@ def test_the_estimator_learns_saves_and_loads(model: str, tmp_path: Path) -> Non
     assert [text[e["start"] : e["end"]] for e in found] == ["coach18 player", "market"]
 
 
+@pytest.mark.usefixtures("store")
+def test_the_estimator_learns_on_frozen_vectors_too(model: str, tmp_path: Path) -> None:
+    listed, tags = sentences(160)
+    others, right = sentences(40, 9)
+    tagger = TokenClassifier(model, mode="frozen", head_params={"C": 10.0}, layers=0, device="cpu", threads=1)
+    assert clone(tagger).get_params() == tagger.get_params()
+    assert tagger.fit(listed, tags).score(others, right) > 0.9
+    tagger.save(tmp_path / "ner")
+    loaded = embedkit.load(tmp_path / "ner", device="cpu", threads=1)
+    assert isinstance(loaded, TokenClassifier)
+    assert (loaded.mode, loaded.head_params) == ("frozen", {"C": 10.0})
+    assert loaded.predict(others) == tagger.predict(others)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"mode": "frozen", "epochs": 5}, "epochs: of mode 'finetune' alone"),
+        ({"head": "lda"}, "head: of mode 'frozen' alone"),
+        ({"mode": "both"}, "mode is 'both'; allowed: finetune, frozen"),
+    ],
+)
+def test_what_the_other_mode_has_is_refused(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        TokenClassifier("/nowhere", **how).fit([["a"]], [["O"]])
+
+
 @pytest.mark.parametrize(
     ("X", "y", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,16 +18,24 @@ from embedkit.data import LabelCodec, Split, groups_of, holdout, require_classes
 from embedkit.data.schemes import with_iob2
 from embedkit.encoders import EncoderSettings
 from embedkit.errors import DataError, UsageError
+from embedkit.estimators.frozen_tagger import FrozenTagger, load_frozen_tagger
 from embedkit.estimators.start import TokenizerSettings, base_said, open_start
 from embedkit.estimators.text_classifier import plain
 from embedkit.estimators.tuned import load_tuned, tuned_said
 from embedkit.estimators.tuned_tagger import TunedTagger
 from embedkit.metrics.spans import entity_scores
 from embedkit.runtime.entities import FoundEntity
+from embedkit.runtime.manifest import FINETUNED, kind_of
 from embedkit.runtime.texts import check_words
 from embedkit.runtime.tokens import Words
 from embedkit.training.settings import Precision, TuneSettings
 
+_OF_MODE = {
+    "finetune": ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "freeze", "label_subtokens",
+                 "label_smoothing", "validation_fraction", "metric", "patience", "precision", "accumulation",
+                 "trainer_args"),
+    "frozen": ("head", "head_params", "pooling", "layers", "store"),
+}  # fmt: skip
 _TOLD = ("epochs", "batch_size", "learning_rate", "weight_decay", "warmup", "freeze", "label_smoothing",
          "precision", "accumulation", "metric", "patience", "class_weight")  # fmt: skip
 
@@ -38,6 +47,20 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
     ----------
     model : str or Path, default "minilm"
         What to begin from: ``"minilm"``, a folder, or a hub id.
+    mode : {"finetune", "frozen"}, default "finetune"
+        Whether the model's weights are moved, or a classical head learns on the vectors that it gives to words:
+        less good and much cheaper, seconds once vectors are in the store. What the other mode alone has is
+        refused.
+    head : str, default "logreg"
+        Of mode ``"frozen"``: a name of `embedkit.heads.available` that gives probabilities.
+    head_params : mapping, optional
+        Its parameters, such as ``{"C": 0.5}``.
+    pooling : {"first", "mean", "first+mean"}, default "first"
+        Of mode ``"frozen"``: which sub-tokens make a word's vector.
+    layers : int or sequence of int, default -1
+        Of mode ``"frozen"``, as `TextEncoder` has it.
+    store : str, Path, False or None, default None
+        Of mode ``"frozen"``: folder of the feature store; None for the usual one, False for none.
     epochs : float, default 3
     batch_size : int, default 16
     learning_rate : float, optional
@@ -78,7 +101,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         Tags; IOB2 where they stand for spans, whatever scheme y has.
     scheme_ : str
         Of y, as `embedkit.data.schemes` calls it; ``"none"`` where tags are of single words.
-    tagger_ : embedkit.estimators.tuned_tagger.TunedTagger
+    tagger_ : TunedTagger or FrozenTagger
     history_ : list of dict
         A row for each evaluation; empty without `validation_fraction`.
     notes_ : list of str
@@ -92,10 +115,19 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
     [['B-PER', 'O']]
     """
 
+    history_: list[dict[str, Any]]
+    notes_: list[str]
+
     def __init__(
         self,
         model: str | Path = "minilm",
         *,
+        mode: Literal["finetune", "frozen"] = "finetune",
+        head: str = "logreg",
+        head_params: Mapping[str, Any] | None = None,
+        pooling: str = "first",
+        layers: int | str | Sequence[int] = -1,
+        store: str | Path | bool | None = None,
         epochs: float = 3.0,
         batch_size: int = 16,
         learning_rate: float | None = None,
@@ -118,6 +150,12 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         revision: str | None = None,
     ) -> None:
         self.model = model
+        self.mode = mode
+        self.head = head
+        self.head_params = head_params
+        self.pooling = pooling
+        self.layers = layers
+        self.store = store
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -140,7 +178,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         self.revision = revision
 
     def fit(self, X: Any, y: Any) -> TokenClassifier:  # noqa: N803, ANN401
-        """Fine-tune on sentences.
+        """Learn from sentences.
 
         Parameters
         ----------
@@ -162,14 +200,54 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         ModelError, InputMissingError, HubError, TrainingError
             As for `FineTunedClassifier.fit`.
         """
+        self._check_mode()
+        train = _as_split(X, y)
+        require_classes(train.labels, "y")
+        converted, scheme, notes = with_iob2({"train": train})
+        sentences = cast("list[list[str]]", converted["train"].inputs)
+        tags = cast("list[list[str]]", converted["train"].labels)
+        fit = self._fit_frozen if self.mode == "frozen" else self._fit_tuned
+        fit(sentences, tags, LabelCodec.fit(tags))
+        self.scheme_, self.notes_ = scheme, [*notes, *self.notes_]
+        return self
+
+    def _check_mode(self) -> None:
+        """Refuse an unknown mode, and what the other one alone has."""
+        if self.mode not in _OF_MODE:
+            raise UsageError(f"mode is {self.mode!r}; allowed: {', '.join(_OF_MODE)}")
+        usual = inspect.signature(type(self)).parameters
+        (other,) = (mode for mode in _OF_MODE if mode != self.mode)
+        given = [name for name in _OF_MODE[other] if getattr(self, name) != usual[name].default]
+        if given:
+            raise UsageError(f"{', '.join(given)}: of mode {other!r} alone; leave it out of mode {self.mode!r}")
+
+    def _fit_frozen(self, sentences: list[list[str]], tags: list[list[str]], codec: LabelCodec) -> None:
+        from embedkit.encoders import WordExtractor
+        from embedkit.estimators.frozen import head_settings
+        from embedkit.export.engine import make_engine
+        from embedkit.heads import HeadSpec, fit_head
+        from embedkit.store import open_store
+
+        weights: Any = self.class_weight
+        params = {name: plain(value) for name, value in dict(self.head_params or {}).items()}
+        spec = HeadSpec(self.head, "auto", weights, params, plain(self.random_state))
+        settings = EncoderSettings(
+            self.model, revision=self.revision, pooling=self.pooling, layers=self.layers,
+            max_length=plain(self.max_length), device=self.device, threads=plain(self.threads),
+        )  # fmt: skip
+        extractor = WordExtractor(settings, store=open_store(self.store), engines=make_engine)
+        features = extractor.transform(sentences)
+        read = ~features.empty
+        codes = codec.encode(list(chain(*tags)))[read]
+        fitted = fit_head(spec, features.vectors[read], codes, len(codec), names=codec.names)
+        about = {"head_settings": {**head_settings(spec), "scaled": fitted.scaled}, "seed": spec.seed}
+        self.history_, self.notes_ = [], [*extractor.remarks(features.extraction), *fitted.notes]
+        self._adopt(FrozenTagger(extractor, fitted.head, codec, about), None)
+
+    def _fit_tuned(self, sentences: list[list[str]], tags: list[list[str]], codec: LabelCodec) -> None:
         from embedkit.training.words import WordTags, tune_words
 
         settings = self._settings()
-        train = _as_split(X, y)
-        require_classes(train.labels, "y")
-        converted, self.scheme_, notes = with_iob2({"train": train})
-        sentences, tags = converted["train"].inputs, converted["train"].labels or []
-        codec = LabelCodec.fit(tags)
         start = open_start(self.model, revision=self.revision, max_length=plain(self.max_length))
         learnt, held = self._held_out(sentences)
 
@@ -193,8 +271,8 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         }
         found = TunedTagger(tuned.model, start.tokenizer, codec, about)
         found.device, found.threads = settings.device, settings.threads
-        self.history_, self.notes_ = tuned.trained.history, [*notes, *tuned.notes]
-        return self._adopt(found, TokenizerSettings.of(start.folder))
+        self.history_, self.notes_ = tuned.trained.history, tuned.notes
+        self._adopt(found, TokenizerSettings.of(start.folder))
 
     def _settings(self) -> TuneSettings:
         """Return the parameters as training takes them, all checked that can be without a model."""
@@ -226,7 +304,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
             return np.arange(len(sentences)), np.arange(0)
         return holdout(None, groups_of(sentences), self.validation_fraction, plain(self.random_state))
 
-    def _adopt(self, found: TunedTagger, tokenizer: TokenizerSettings) -> TokenClassifier:
+    def _adopt(self, found: TunedTagger | FrozenTagger, tokenizer: TokenizerSettings | None) -> TokenClassifier:
         self.tagger_, self._tokenizer = found, tokenizer
         self.classes_ = np.array(found.labels)
         return self
@@ -278,21 +356,65 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
             The folder is there and may not be overwritten.
         """
         check_is_fitted(self, "tagger_")
-        with staged(Path(folder), overwrite=overwrite) as stage, self._tokenizer.laid_out() as source:
-            self.tagger_.save(stage, source)
+        with staged(Path(folder), overwrite=overwrite) as stage:
+            if isinstance(self.tagger_, FrozenTagger):
+                self.tagger_.save(stage)
+                return
+            assert self._tokenizer is not None
+            with self._tokenizer.laid_out() as source:
+                self.tagger_.save(stage, source)
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "auto", threads: int | None = None) -> TokenClassifier:
-        """Open a folder that `save` or ``embedkit finetune`` wrote.
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        model: str | None = None,
+        store: str | Path | bool | None = None,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> TokenClassifier:
+        """Open a folder that `save`, ``embedkit finetune`` or ``embedkit fit-head`` wrote.
 
         Its parameters are those of the training, so that `fit` would begin again from the same model.
 
+        Parameters
+        ----------
+        folder : str or Path
+        model : str, optional
+            Where the frozen encoder is now, if it has moved.
+        store, device, threads
+            As for `TokenClassifier`.
+
         Raises
         ------
-        InputMissingError, ArtifactError, UsageError
-            See `embedkit.estimators.tuned.load_tuned`.
+        InputMissingError, ArtifactError, SpaceMismatchError, UsageError
+            See `embedkit.estimators.tuned.load_tuned` and `embedkit.estimators.frozen.load_frozen`.
         """
-        found = load_tuned(Path(folder), device=device, threads=threads)
+        if kind_of(Path(folder)) == FINETUNED:
+            return cls._of_tuned(Path(folder), device, threads)
+        found = load_frozen_tagger(Path(folder), model=model, store=store, device=device, threads=threads)
+        settings, head = found.extractor.settings, _mapping(found.about, "head_settings")
+        loaded = cls(
+            str(settings.model),
+            mode="frozen",
+            head=head.get("clf", "logreg"),
+            head_params=head.get("params") or None,
+            class_weight=head.get("class_weight"),
+            pooling=settings.pooling or "first",
+            layers=settings.layers,
+            max_length=settings.max_length,
+            random_state=found.about.get("seed", 42),
+            revision=settings.revision,
+            store=store,
+            device=device,
+            threads=threads,
+        )
+        return loaded._loaded(found, None)
+
+    @classmethod
+    def _of_tuned(cls, folder: Path, device: str, threads: int | None) -> TokenClassifier:
+        found = load_tuned(folder, device=device, threads=threads)
         if not isinstance(found, TunedTagger):
             raise UsageError(f"{folder} holds a classifier of texts; open it with FineTunedClassifier.load")
         base, told = _mapping(found.about, "base"), _mapping(found.about, "settings")
@@ -307,9 +429,12 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
             device=device,
             threads=threads,
         )
-        loaded.history_, loaded.notes_ = [], []
-        loaded.scheme_ = "IOB2" if found.spans else "none"
-        return loaded._adopt(found, TokenizerSettings.of_path(Path(folder)))
+        return loaded._loaded(found, TokenizerSettings.of_path(folder))
+
+    def _loaded(self, found: TunedTagger | FrozenTagger, tokenizer: TokenizerSettings | None) -> TokenClassifier:
+        self.history_, self.notes_ = [], []
+        self.scheme_ = "IOB2" if found.spans else "none"
+        return self._adopt(found, tokenizer)
 
 
 def _mapping(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
