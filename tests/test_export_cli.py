@@ -387,7 +387,7 @@ def test_aggregations_are_asked_for_by_name(cli: Cli, tagger: Path) -> None:
     assert "".join(lines[3]["tokens"]) == "".join(plain["tokens"])
     assert len(lines[3]["tokens"]) > len(plain["tokens"])
     told = cli("predict", tagger, text, "--aggregation", "mean", code=2)
-    assert "there is no aggregation 'mean'; allowed: first, average, max, none" in told.err
+    assert "there is no aggregation 'mean'; allowed: first, average, max, none, logits" in told.err
 
 
 def test_flags_about_words_are_nothing_for_texts(cli: Cli, made: Made) -> None:

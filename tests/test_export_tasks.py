@@ -14,13 +14,22 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from embedkit import runtime
-from embedkit.encoders import read_folder
+from embedkit.artifact import staged
+from embedkit.data import LabelCodec
+from embedkit.encoders import EncoderSettings, WordExtractor, read_folder
 from embedkit.errors import ExportError, ModelError, UsageError
-from embedkit.export import export_task_model, task_of_folder
+from embedkit.estimators.exported import ExportedTagger, open_exported
+from embedkit.estimators.frozen_tagger import FrozenTagger
+from embedkit.estimators.tagging import Tagged
+from embedkit.estimators.tuned import load_tuned
+from embedkit.estimators.tuned_tagger import TunedTagger
+from embedkit.export import Trained, Tuned, export_classifier, export_task_model, task_of_folder
 from embedkit.export.finetuned import TaskSource
 from embedkit.export.graph import Traced
+from embedkit.heads import LinearHead, MlpHead
 from embedkit.hub import resolve_model
 from embedkit.runtime.manifest import read_manifest
+from embedkit.runtime.tokens import Tokenizer
 from tests.tiny_classifiers import TAGS, make_classifier
 from tests.tiny_models import FAMILIES, WORDS, make_encoder, make_sentence_transformer
 from tests.untraced import leave_untraced
@@ -322,3 +331,109 @@ def test_types_that_the_tokenizer_does_not_give_are_not_taken(tmp_path: Path) ->
     with torch.no_grad():
         logits = theirs(**batch).logits.numpy()
     np.testing.assert_allclose(runtime.load(tmp_path / "out").logits(PAIRS[:9]), logits, rtol=0, atol=1e-4)
+
+
+# --- taggers of ours -----------------------------------------------------------------------------------
+
+ODD_WORDS = ["", "\ufe0f", "18th", "don't", "unwatchable", "zxq" * 30]
+TAG_SENTENCES = [[*ODD_WORDS, *text.split()] for text in some_texts(9, 12, 50)] + [[], [""], ["good"] * 150]
+
+
+def tuned_tagger(folder: Path, family: str) -> TunedTagger:
+    """Return a tagger as fine-tuning leaves it, its weights drawn by chance."""
+    model = make_classifier(folder, family, "tokens", labels=TAGS, layers=1, positions=POSITIONS)
+    base = read_folder(resolve_model(model))
+    tokenizer = Tokenizer.from_file(model / "tokenizer.json", max_length=POSITIONS, pad_id=base.pad_id)
+    found = AutoModelForTokenClassification.from_pretrained(model, local_files_only=True).eval()
+    return TunedTagger(found, tokenizer, LabelCodec(TAGS, "str"), {"seed": 1}, device="cpu")
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_tagger_of_ours_answers_alike_from_its_graph(family: str, tmp_path: Path) -> None:
+    tagger = tuned_tagger(tmp_path / "m", family)
+    with staged(tmp_path / "ner") as stage:
+        tagger.save(stage, read_folder(resolve_model(tmp_path / "m")))
+    said = Tuned(TAGS, "str", "tokens", tagger.about)
+    export(tmp_path / "ner", "tokens", tmp_path / "out", SENTENCES, max_length=POSITIONS, tuned=said)
+    manifest = read_manifest(tmp_path / "out", kind="onnx")
+    assert manifest["words"] == {"split": "unicode", "aggregation": "first", "decoding": "argmax"}
+    assert (manifest["labels"], manifest["label_dtype"], manifest["seed"]) == (list(TAGS), "str", 1)
+    assert manifest["parity"]["longest"] == POSITIONS
+    exported = open_exported(tmp_path / "out", threads=1)
+    assert isinstance(exported, ExportedTagger)
+    assert (exported.labels, exported.spans, exported.kind, exported.about["seed"]) == (TAGS, True, "tokens", 1)
+    for how in ("first", "average", "max", "none"):
+        ours, theirs = (found.predict(TAG_SENTENCES, aggregation=how) for found in (tagger, exported))
+        assert ours.words == theirs.words
+        assert [len(tags) for tags in theirs.tags] == [len(words) for words in theirs.words]
+        assert alike(ours, theirs)
+    loaded = load_tuned(tmp_path / "ner", device="cpu")
+    assert isinstance(loaded, TunedTagger)
+    assert alike(loaded.predict(TEXTS[:9]), exported.predict(TEXTS[:9]))
+    counts: list[int] = []
+    exported.report_to(counts.append)
+    exported.predict(TAG_SENTENCES)
+    assert sum(counts) == len(TAG_SENTENCES)
+
+
+def alike(ours: Tagged, theirs: Tagged) -> bool:
+    """Say whether tags are equal, and scores within what float32 leaves."""
+    scores = [
+        np.array([-1.0 if score is None else score for some in found.scores for score in some])
+        for found in (ours, theirs)
+    ]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-4)
+    return ours.tags == theirs.tags
+
+
+@pytest.mark.usefixtures("untraced")
+@pytest.mark.parametrize("labels", [TAGS, ("NN", "VB", "DT"), ("NN", "VB")], ids=["spans", "single", "two"])
+@pytest.mark.parametrize(("pooling", "layers"), [("first", "-1"), ("mean", "-1,0"), ("mean", "-1")])
+def test_a_frozen_tagger_answers_alike_from_its_graph(
+    labels: tuple[str, ...], pooling: str, layers: str, tmp_path: Path
+) -> None:
+    tagger = frozen_tagger(tmp_path / "m", labels, pooling, layers)
+    trained = Trained(tagger.extractor, tagger.head, tagger.codec, "tokens", about=tagger.about)
+    export_classifier(trained, tmp_path / "out", SENTENCES, threads=1)
+    exported = open_exported(tmp_path / "out", threads=1)
+    assert alike(tagger.predict(TAG_SENTENCES), exported.predict(TAG_SENTENCES))
+    words = read_manifest(tmp_path / "out")["words"]
+    assert words["aggregation"] == {"first": "first", "mean": "logits"}[pooling]
+    assert words["decoding"] == ("bio" if labels is TAGS else "argmax")
+
+
+def frozen_tagger(folder: Path, labels: Sequence[str], pooling: str, layers: str, **more: Any) -> FrozenTagger:
+    make_encoder(folder, "bert", layers=1, positions=POSITIONS)
+    settings = EncoderSettings(folder, pooling=pooling, layers=layers, threads=1, engine="torch", device="cpu")
+    extractor = WordExtractor(settings)
+    rng, width = np.random.default_rng(0), extractor.width("tokens")
+    rows = 1 if len(labels) == 2 else len(labels)
+    link = "sigmoid" if rows == 1 else "softmax"
+    head = more.get("head") or LinearHead(rng.normal(size=(rows, width)), rng.normal(size=rows), link, False)
+    return FrozenTagger(extractor, head, LabelCodec(tuple(labels), "str"), {})
+
+
+def test_a_frozen_tagger_is_traced(tmp_path: Path) -> None:
+    tagger = frozen_tagger(tmp_path / "m", TAGS, "mean", "-1,0")
+    trained = Trained(tagger.extractor, tagger.head, tagger.codec, "tokens", about=tagger.about)
+    export_classifier(trained, tmp_path / "out", TEXTS, threads=1)
+    exported = open_exported(tmp_path / "out", threads=1)
+    assert alike(tagger.predict(TAG_SENTENCES), exported.predict(TAG_SENTENCES))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "do not read long texts in windows, nor keep to valid IOB2 tags" in card
+
+
+def test_a_joined_pooling_of_words_is_refused(tmp_path: Path) -> None:
+    tagger = frozen_tagger(tmp_path / "m", TAGS, "first+mean", "-1")
+    with pytest.raises(ExportError, match="pooling first\\+mean joins vectors"):
+        export_classifier(Trained(tagger.extractor, tagger.head, tagger.codec, "tokens"), tmp_path / "out", TEXTS)
+
+
+def test_the_mean_of_a_word_is_no_mean_of_an_mlp(tmp_path: Path) -> None:
+    width = frozen_tagger(tmp_path / "m", TAGS, "mean", "-1").extractor.width("tokens")
+    layers = [(np.ones((width, 4)), np.ones(4)), (np.ones((4, 5)), np.ones(5))]
+    mlp = MlpHead(layers, "relu")
+    tagger = frozen_tagger(tmp_path / "m", TAGS, "mean", "-1", head=mlp)
+    with pytest.raises(ExportError, match="for linear heads alone; train with --pooling first"):
+        export_classifier(Trained(tagger.extractor, tagger.head, tagger.codec, "tokens"), tmp_path / "out", TEXTS)

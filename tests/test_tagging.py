@@ -378,7 +378,7 @@ def test_nothing_is_tagged_as_nothing(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"aggregation": "mean"}, "no aggregation 'mean'; allowed: first, average, max, none"),
+        ({"aggregation": "mean"}, "no aggregation 'mean'; allowed: first, average, max, none, logits"),
         ({"decoding": "crf"}, "no decoding 'crf'; allowed: argmax, bio"),
     ],
 )

@@ -102,7 +102,7 @@ def _export(args: argparse.Namespace, trained: FrozenRun, splits: Mapping[str, S
     return export_classifier(
         Trained(found.extractor, found.head, found.codec, about=found.about, metrics=metrics),
         Path(output),
-        splits["train"].inputs,  # type: ignore[arg-type]  # articles are texts
+        splits["train"].inputs,
         trial=splits_trial(splits, found.codec, seed=args.seed),
         overwrite=args.overwrite or args.output is None,
         threads=args.threads,

@@ -106,23 +106,33 @@ def _check_int8(args: argparse.Namespace) -> None:
 
 def _classifier(args: argparse.Namespace) -> Exported:
     from embedkit.estimators.frozen import load_frozen
+    from embedkit.estimators.frozen_tagger import load_frozen_tagger
     from embedkit.export import Trained, export_classifier
+    from embedkit.runtime.manifest import task_of
 
-    _refuse(args, "task", "pooling", "normalize", "max_length", why="is a trained classifier, which is settled")
+    _refuse(args, "pooling", "normalize", "max_length", why="is a trained classifier, which is settled")
     _require(args)
     folder = Path(args.folder)
-    found = load_frozen(folder, model=args.model, store=False, device="cpu", threads=args.threads)
+    load = load_frozen_tagger if task_of(folder) == "tokens" else load_frozen
+    found = load(folder, model=args.model, store=False, device="cpu", threads=args.threads)
+    _check_task(args, found.kind)
     metrics = _metrics(folder)
-    texts: Any = _inputs(args, (found.kind,), _training_data(args, metrics))
+    inputs = _inputs(args, _READS[found.kind], _training_data(args, metrics))
     trained = Trained(found.extractor, found.head, found.codec, found.kind, found.thresholds, found.about, metrics)
     return export_classifier(
         trained,
         Path(args.output),
-        texts,
+        inputs,
         trial=_trial(args, found, metrics) if args.int8 else None,
         overwrite=args.overwrite,
         threads=args.threads,
     )
+
+
+def _check_task(args: argparse.Namespace, kind: str) -> None:
+    """Refuse a task for what was trained here, but for how the tags of data are read."""
+    if not (kind == "tokens" and args.task in _SCHEMES):
+        _refuse(args, "task", why="is a trained classifier, which is settled")
 
 
 def _finetuned(args: argparse.Namespace) -> Exported:
@@ -135,15 +145,13 @@ def _finetuned(args: argparse.Namespace) -> Exported:
     _require(args)
     path = Path(args.folder)
     found = load_tuned(path, device="cpu", threads=args.threads)
-    words = found.kind == "tokens"
-    if not (words and args.task in _SCHEMES):
-        _refuse(args, "task", why="is fine-tuned, which is settled")
+    _check_task(args, found.kind)
     metrics = _metrics(path)
     base = found.about.get("base") or {}
     resolved = Resolved(path, str(base.get("name", path)), "folder", base.get("repository"))
     return export_task_model(
         read_folder(resolved),
-        "tokens" if words else "sequence",
+        "tokens" if found.kind == "tokens" else "sequence",
         Path(args.output),
         _inputs(args, _READS[found.kind], _training_data(args, metrics)),
         max_length=found.tokenizer.max_length,

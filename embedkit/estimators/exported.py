@@ -158,7 +158,7 @@ class ExportedTagger:
         inputs : sequence of str, or of list of str
         rows : ndarray of int64, shape (n,), optional
             What messages call them. Default: 1 to n.
-        aggregation : {"first", "average", "max", "none"}, optional
+        aggregation : {"first", "average", "max", "none", "logits"}, optional
             As `embedkit.runtime.tagging.Tagging` has it. Default: what the folder says.
         """
 

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from embedkit.encoders import ModelFolder
 from embedkit.errors import ExportError, UsageError
 from embedkit.export.folder import GRAPH, splits_alike, transformers_tokenizer
-from embedkit.export.parity import Input, encoded, parity_inputs
+from embedkit.export.parity import Input, encoded, parity_inputs, split_into_words
 from embedkit.export.source import Answer
 from embedkit.runtime.description import Description, Label
 from embedkit.runtime.model_folder import is_multi_label, labels_of, task_of
 from embedkit.runtime.predictor import Predictor
 from embedkit.runtime.tokens import Tokenizer
-from embedkit.runtime.words import split_words
 from embedkit.store import FileDigests
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class TaskSource:
         self.beside: Mapping[str, Any] = {}
         labels = labels_of(folder.config, folder.path)
         several = task == "sequence" and is_multi_label(folder.config, labels, folder.path)
-        given = _as_words(inputs) if task == "tokens" else list(inputs)
+        given = split_into_words(inputs) if task == "tokens" else list(inputs)
         kind = "pair" if given and isinstance(given[0], tuple) else "text"
         if task == "sequence" and given and isinstance(given[0], list):
             raise UsageError("the model answers for a whole text, and the data are lists of words")
@@ -193,15 +192,6 @@ def task_of_folder(folder: ModelFolder) -> str:
     if (folder.resolved.folder / "modules.json").exists():
         return "encoder"
     return task_of(folder.config) or "encoder"
-
-
-def _as_words(inputs: Sequence[Input]) -> list[Input]:
-    if inputs and isinstance(inputs[0], tuple):
-        raise UsageError("the model answers for each word, and the data are pairs of texts")
-    split: list[Input] = []
-    for item in inputs:
-        split.append([item[a:b] for a, b in split_words(item)] if isinstance(item, str) else list(item))
-    return split
 
 
 def _same_tokenizer(

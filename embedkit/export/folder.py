@@ -13,6 +13,7 @@ from embedkit.export.parity import Input, Parity, encoded
 from embedkit.export.speed import Latency
 from embedkit.export.verdict import INT8, Verdict
 from embedkit.runtime.description import Description
+from embedkit.runtime.entities import has_spans
 from embedkit.runtime.manifest import MANIFEST, MARK
 from embedkit.runtime.model_folder import TOKENIZER, ModelFacts, read_json
 from embedkit.runtime.tokens import Tokenizer
@@ -213,6 +214,8 @@ def card(
         Where one was asked for.
     """
     kind, what, call = _KINDS[description.task]
+    if description.task == "tokens" and not has_spans(description.labels):
+        call = "predict_tokens"
     count = counted(len(description.labels), "label")
     gives = f"and a classifier of {count}" if description.labels else f"{description.width} numbers a text"
     lines = [
@@ -275,6 +278,8 @@ def _reading(description: Description) -> list[str]:
         apart.append("apply the thresholds in `embedkit.json`")
     if description.long in long:
         apart.append("read long texts in windows")
+    if description.decoding == "bio":
+        apart.append("keep to valid IOB2 tags")
     if apart:
         lines.append(f"- Other tools than embedkit.runtime do not {', nor '.join(apart)}.")
     return lines

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.artifact import scrub
 from embedkit.data.labels import LabelCodec
-from embedkit.encoders import FeatureExtractor, ModelFolder
+from embedkit.encoders import FeatureExtractor, ModelFolder, WordExtractor
 from embedkit.errors import ExportError
 from embedkit.export.dense import Dense, dense_of
 from embedkit.export.folder import GRAPH, sentence_transformers_files
@@ -35,10 +35,10 @@ class Trained:
 
     Attributes
     ----------
-    extractor : FeatureExtractor
+    extractor : FeatureExtractor, or WordExtractor for a tagger
     head : Head
     codec : LabelCodec
-    kind : {"text", "pair"}
+    kind : {"text", "pair", "tokens"}
     thresholds : Thresholds, optional
     about : mapping
         What the folder shall keep of the training: ``data``, ``seed``, ``head_settings``.
@@ -46,7 +46,7 @@ class Trained:
         ``metrics.json``.
     """
 
-    extractor: FeatureExtractor
+    extractor: FeatureExtractor | WordExtractor
     head: Head
     codec: LabelCodec
     kind: str = "text"
@@ -66,7 +66,7 @@ class FrozenSource:
 
     def __init__(self, source: Trained | FeatureExtractor, texts: Sequence[Text]) -> None:
         self._trained = source if isinstance(source, Trained) else None
-        self._extractor = source.extractor if isinstance(source, Trained) else source
+        self._extractor = cast("FeatureExtractor", source.extractor if isinstance(source, Trained) else source)
         self._dense = None if self._trained is None else dense_of(self._trained.head)
         _check(self._extractor, "text" if self._trained is None else self._trained.kind, self._dense)
         self.description = _described(self._extractor, self._trained, self._dense)
@@ -97,21 +97,7 @@ class FrozenSource:
     @property
     def about(self) -> Mapping[str, Any]:
         """The encoder, and what is known of the training."""
-        extractor, trained = self._extractor, self._trained
-        resolved = extractor.folder.resolved
-        about: dict[str, Any] = {
-            "encoder": {
-                "name": resolved.name,
-                "repository": resolved.repository,
-                "commit": resolved.commit,
-                "weights": extractor.weights,
-                "space": extractor.space(self.description.input),
-            }
-        }
-        if trained is not None:
-            about["label_dtype"] = trained.codec.dtype
-            about |= {name: trained.about[name] for name in _KEPT if name in trained.about}
-        return about
+        return trained_said(self._extractor, self.description.input, self._trained)
 
     def graph(self) -> Graph:
         """Return encoder, pooling, normalising and head."""
@@ -136,6 +122,26 @@ class FrozenSource:
     def decide(self, values: NDArray[np.floating[Any]]) -> NDArray[Any]:
         """Return the codes of scores; of vectors 0."""
         return np.zeros(len(values), np.int64) if self._trained is None else self.description.decide(values)[1]
+
+
+def trained_said(
+    extractor: FeatureExtractor | WordExtractor, kind: str, trained: Trained | None
+) -> dict[str, Any]:
+    """Return what a manifest says of the encoder, and of the training; `kind` is what an input is."""
+    resolved = extractor.folder.resolved
+    about: dict[str, Any] = {
+        "encoder": {
+            "name": resolved.name,
+            "repository": resolved.repository,
+            "commit": resolved.commit,
+            "weights": extractor.weights,
+            "space": extractor.space(kind),
+        }
+    }
+    if trained is not None:
+        about["label_dtype"] = trained.codec.dtype
+        about |= {name: trained.about[name] for name in _KEPT if name in trained.about}
+    return about
 
 
 def _check(extractor: FeatureExtractor, kind: str, dense: Dense | None) -> None:

@@ -151,6 +151,39 @@ class TaskGraph(Traced):
         return tuple(_linked(self._read(input_ids, attention_mask, token_type_ids).logits.float(), self._link))
 
 
+class WordGraph(Traced):
+    """What is traced of a tagger on a frozen encoder: token ids and mask to the head's logits of each token.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Of `load_model`, in float32.
+    recipe : Recipe
+        Of words, whose layers are joined; one pooling.
+    dense : Dense
+        The head.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe, dense: Dense) -> None:  # noqa: ANN401 - a family's own
+        super().__init__(model, types=takes_types(model.config))
+        self._recipe = recipe
+        self.head = _sequential(dense)
+        self.outputs = ["logits"]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Return logits, (B, L, C); inputs are int64, shape (B, L)."""
+        deeper = any(layer != "last" for layer in self._recipe.layers)
+        output = self._read(input_ids, attention_mask, token_type_ids, output_hidden_states=deeper)
+        layers = [states_of(output, layer) for layer in self._recipe.layers]
+        joined = torch.stack(layers).mean(0) if self._recipe.layer_join == "mean" else torch.cat(layers, dim=-1)
+        return (self.head(joined),)
+
+
 def _linked(logits: torch.Tensor, link: str | None) -> list[torch.Tensor]:
     """Return logits, and behind them the probabilities, where they stand for some."""
     if link is None:
@@ -194,6 +227,11 @@ def open_graph(
     if "pooler" in recipe.poolings and not has_pooler:
         raise ExportError(f"{folder.resolved.name} has no trained pooler; choose pooling cls or mean")
     return Graph(model, recipe, dense, link, pooled=pooled).eval()
+
+
+def open_word_graph(folder: ModelFolder, recipe: Recipe, dense: Dense) -> WordGraph:
+    """Open an encoder's weights for tracing with a head on each token; `ModelError` as of `open_graph`."""
+    return WordGraph(load_model(folder, torch.float32)[0], recipe, dense).eval()
 
 
 def open_task_model(folder: ModelFolder, task: str) -> Any:  # noqa: ANN401 - a family's own

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.errors import ExportError
+from embedkit.errors import ExportError, UsageError
 from embedkit.export.dense import CERTAIN
 from embedkit.runtime.tokens import Text, Tokenizer, Tokens, Words
+from embedkit.runtime.words import split_words
 
 Input: TypeAlias = Text | list[str]
 """What a graph is compared on: a text, a pair, or a sentence as words."""
@@ -64,6 +65,16 @@ def encoded(tokenizer: Tokenizer, inputs: Sequence[Input]) -> Tokens:
     if inputs and isinstance(inputs[0], list):
         return tokenizer.encode_words(cast("Sequence[Words]", inputs)).tokens
     return tokenizer.encode(cast("Sequence[Text]", inputs))
+
+
+def split_into_words(inputs: Sequence[Input]) -> list[Input]:
+    """Return lists of words; texts are split by `embedkit.runtime.words.split_words`, pairs are refused."""
+    if inputs and isinstance(inputs[0], tuple):
+        raise UsageError("the model answers for each word, and the data are pairs of texts")
+    split: list[Input] = []
+    for item in inputs:
+        split.append([item[a:b] for a, b in split_words(item)] if isinstance(item, str) else list(item))
+    return split
 
 
 def longest_windows(tokens: Tokens) -> NDArray[np.int64]:

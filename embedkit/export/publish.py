@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from embedkit.export.parity import Input, Parity, compare, encoded, longest_wind
 from embedkit.export.source import Source
 from embedkit.export.speed import Latency, latencies
 from embedkit.export.verdict import FLOAT, INT8, Answer, Trial, Verdict, decide_int8
+from embedkit.export.words import FrozenWordSource
 from embedkit.runtime.batching import plan
 from embedkit.runtime.manifest import EXPORTED
 from embedkit.runtime.model_folder import TOKENIZER
@@ -58,21 +59,21 @@ class Exported:
 def export_classifier(
     trained: Trained,
     target: Path,
-    texts: Sequence[Text],
+    texts: Sequence[Input],
     *,
     trial: Trial | None = None,
     overwrite: bool = False,
     threads: int | None = None,
 ) -> Exported:
-    """Write a classifier as one graph from token ids to logits, with all that its folder needs.
+    """Write a classifier or a tagger as one graph from token ids to logits, with all that its folder needs.
 
     Parameters
     ----------
     trained : Trained
     target : Path
         Where the folder shall be.
-    texts : sequence of str, or of (str, str)
-        Real ones, from which the texts of the parity check are chosen.
+    texts : sequence of str, of (str, str), or of list of str
+        Real ones, from which the texts of the parity check are chosen; for a tagger texts are split into words.
     trial : Trial, optional
         Also make an int8 graph, and publish it if it holds on these rows.
     overwrite : bool, default False
@@ -89,7 +90,9 @@ def export_classifier(
         The target is there and may not be replaced.
     """
     _require_all()
-    return _export(FrozenSource(trained, texts), target, trial, overwrite=overwrite, threads=threads)
+    words = trained.kind == "tokens"
+    source = FrozenWordSource(trained, texts) if words else FrozenSource(trained, cast("Sequence[Text]", texts))
+    return _export(source, target, trial, overwrite=overwrite, threads=threads)
 
 
 def export_encoder(

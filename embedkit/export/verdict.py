@@ -133,7 +133,7 @@ class Verdict:
     Attributes
     ----------
     metric : str
-        ``"accuracy"``, ``"micro_f1"`` where rows have several labels, ``"entity_f1"`` where tags stand for entities.
+        ``"accuracy"``; ``"micro_f1"`` where rows have several labels, ``"entity_f1"`` where tags are of entities.
     max_drop : float
     choice, test : str
         Where the rows come from.

@@ -232,7 +232,7 @@ class Predictor:
         sentences : sequence of list of str
         rows : ndarray of int64, optional
             As for `answer`.
-        aggregation : {"first", "average", "max", "none"}, optional
+        aggregation : {"first", "average", "max", "none", "logits"}, optional
             As for `embedkit.runtime.tagging.Tagging`. Default: what the folder says.
 
         Raises
@@ -243,11 +243,13 @@ class Predictor:
             The folder holds no token classifier, or there is no such aggregation.
         """
         self.require("tokens")
+        return self._tagging(aggregation).answer(sentences, self._token_logits, rows=rows)
+
+    def _tagging(self, aggregation: Aggregation | None = None) -> Tagging:
         how = self.description
-        tagging = Tagging(
+        return Tagging(
             self._tokenizer, self.labels, aggregation=aggregation or how.aggregation, decoding=how.decoding
         )
-        return tagging.answer(sentences, self._token_logits, rows=rows)
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation | None = None) -> list[list[FoundEntity]]:
         """Find the entities of texts, which are split into words by `embedkit.runtime.words.split_words`.
@@ -255,7 +257,7 @@ class Predictor:
         Parameters
         ----------
         texts : sequence of str
-        aggregation : {"first", "average", "max", "none"}, optional
+        aggregation : {"first", "average", "max", "none", "logits"}, optional
             As for `tag`.
 
         Returns
@@ -282,6 +284,17 @@ class Predictor:
         found = self.tag(words_of(texts, spans), aggregation=aggregation)
         every = zip(texts, found.located(spans), found.tags, found.scores, strict=True)
         return [locate_entities(*each) for each in every]
+
+    def word_logits(self, sentences: Sequence[Words]) -> list[NDArray[np.float64]]:
+        """Return the logits of each word that has a token: (words, C) for each sentence.
+
+        Raises
+        ------
+        UsageError
+            The folder holds no token classifier, or one whose words have no logits of their own.
+        """
+        self.require("tokens")
+        return self._tagging().word_logits(checked_sentences(sentences, None), self._token_logits)
 
     def token_logits(self, sentences: Sequence[Words]) -> list[NDArray[np.float32]]:
         """Return what the graph gives for each token of each sentence, special tokens too: (tokens, C) each.

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Floats: TypeAlias = NDArray[np.floating[Any]]
-Aggregation: TypeAlias = Literal["first", "average", "max", "none"]
+Aggregation: TypeAlias = Literal["first", "average", "max", "none", "logits"]
 Decoding: TypeAlias = Literal["argmax", "bio"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+_BY_PROBABILITY = ("average", "max")  # other ways take logits, and what they make of them stands for a word
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 Piece: TypeAlias = tuple[int, int, int]
 """The place of a word in its sentence, and a piece of it: first character and the one after the last."""
@@ -78,10 +79,11 @@ class Tagging:
         Splits words; sentences longer than it allows are read in overlapping windows.
     labels : sequence of str
         C tags, in the order of the logits.
-    aggregation : {"first", "average", "max", "none"}, default "first"
+    aggregation : {"first", "average", "max", "none", "logits"}, default "first"
         Which tokens of a word answer for it: the first one, as in training with one label a word; all of them by
         the mean of their probabilities; the one with the highest probability of any tag. Or each token answers for
-        itself. The names are those of transformers' token-classification pipeline.
+        itself. These names are those of transformers' token-classification pipeline. ``"logits"``: all of them by
+        the mean of their logits, which are those of the mean of their vectors where a linear head made them.
     decoding : {"argmax", "bio"}, default "argmax"
         The most probable tag of each word, or the most probable tags of a sentence that are valid IOB2
         (`embedkit.runtime.bio.bio_valid`).
@@ -141,23 +143,47 @@ class Tagging:
         listed = cast("list[Piece]", list(map(tuple, np.column_stack([split.words, split.spans]).tolist())))
         return found._replace(empty=counts - _words_read(split), pieces=_cut(listed, sizes))
 
+    def word_logits(self, sentences: Sequence[Words], run: Run) -> list[NDArray[np.float64]]:
+        """Return the logits of the words that have a token, (words, C) for each sentence.
+
+        Raises
+        ------
+        UsageError
+            Words are aggregated otherwise than by their first token or by logits.
+        """
+        if self.aggregation not in ("first", "logits"):
+            raise UsageError(f"aggregation {self.aggregation!r} makes no logits of words; use first or logits")
+        counts = np.fromiter(map(len, sentences), np.int64, len(sentences))
+        values, read = self._values(self._tokenizer.encode_words(sentences), counts, run)
+        known = np.bincount(np.repeat(np.arange(len(counts)), counts)[read], minlength=len(counts))
+        return np.split(values[read], np.cumsum(known)[:-1])
+
     def _probabilities(
         self, given: WordTokens, counts: NDArray[np.int64], run: Run
     ) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the probabilities of all words one after another, and which of them were read."""
+        values, read = self._values(given, counts, run)
+        return (values if self.aggregation in _BY_PROBABILITY else softmax(values)), read
+
+    def _values(
+        self, given: WordTokens, counts: NDArray[np.int64], run: Run
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the aggregated probabilities or logits of all words, and which words were read."""
         tokens = given.tokens
         word_of = (np.cumsum(counts) - counts)[np.repeat(tokens.rows, tokens.lengths)] + given.words
-        wanted = given.chosen if self.aggregation in ("average", "max") else given.first
+        wanted = given.first if self.aggregation in ("first", "none") else given.chosen
         found = np.zeros((int(counts.sum()), len(self.labels)))
         read = np.zeros(len(found), bool)
         for windows, logits in run(tokens):
             places = tokens.offsets[windows][:, None] + np.arange(logits.shape[1])
             there = places < tokens.offsets[windows + 1][:, None]
             there[there] = wanted[places[there]]
-            known = softmax(logits[there].astype(np.float64))
+            values = logits[there].astype(np.float64)
             begins = given.first[places[there]]
             words = word_of[places[there]][begins]
-            found[words] = _aggregated(known, begins, self.aggregation)
+            found[words] = _aggregated(
+                softmax(values) if self.aggregation in _BY_PROBABILITY else values, begins, self.aggregation
+            )
             read[words] = True
         return found, read
 
@@ -223,11 +249,11 @@ def _valid(
 
 
 def _aggregated(known: Floats, begins: NDArray[np.bool_], aggregation: Aggregation) -> Floats:
-    """Return the probabilities of words, (words, C), from those of their tokens; `begins` marks each first one."""
+    """Return the values of words, (words, C), from those of their tokens; `begins` marks each first one."""
     first = np.flatnonzero(begins)
     if len(first) == len(known):
         return known
-    if aggregation == "average":
+    if aggregation in ("average", "logits"):
         sums = np.add.reduceat(known, first, axis=0)
         return np.asarray(sums / np.diff(np.append(first, len(known)))[:, None])
     sure = known.max(axis=1)
