@@ -357,8 +357,12 @@ def test_cross_validation_is_a_plain_loop(kind: str) -> None:
             assert trial.std(name) == pytest.approx(np.std(values, ddof=1))
 
 
-def test_few_views_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid_module, "VIEWS_AT_ONCE", 2)
+@pytest.mark.parametrize(("limit", "value", "allowed"), [("VIEWS_AT_ONCE", 2, 4), ("_BYTES_AT_ONCE", 1, 3)])
+def test_few_views_are_held_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int, allowed: int
+) -> None:
+    """As many as are allowed, or one where they are large; the one that is next, and the one just judged."""
+    monkeypatch.setattr(grid_module, limit, value)
     features, codes = problem(2)
     held: set[int] = set()
     most = []
@@ -373,7 +377,7 @@ def test_few_views_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     trials = list(cross_validate([HeadSpec("centroid")], views(), codes, folds_of(codes, k=2), NAMES[:2], jobs=1))
     assert len(trials) == 9
-    assert max(most) <= 4
+    assert max(most) <= allowed
 
 
 def test_no_view_is_left_behind_in_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

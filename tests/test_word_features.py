@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
 from embedkit.encoders.texts import keys_of, word_keys
 from embedkit.errors import DataError, ModelError, UsageError
+from embedkit.export.engine import make_engine
 from embedkit.runtime.tokens import Tokens
 from embedkit.store import FeatureStore
 from tests.extract_worker import FakeEncoder
@@ -122,6 +123,17 @@ def test_words_of_a_long_sentence_are_those_of_the_windows_where_they_count(mode
             seen[word] += 1
     assert (seen == 1).all()
     assert (np.abs(done.vectors).max(axis=1) > 0).all()
+
+
+def test_a_graph_gives_what_torch_gives(model: Path, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"pooling": "mean", "layers": (-1, 1)}
+    made = WordExtractor(
+        EncoderSettings(model, engine="onnx", **how), store=FeatureStore(tmp_path), engines=make_engine
+    )
+    expected = extractor(model, **how)
+    found = made.transform(SENTENCES)
+    assert (made.engine, made.space()) == ("onnx", expected.space())
+    np.testing.assert_allclose(found.vectors, expected.transform(SENTENCES).vectors, atol=1e-4)
 
 
 # --- order, places and the store -----------------------------------------------------------------------

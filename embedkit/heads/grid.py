@@ -25,6 +25,7 @@ Scorer: TypeAlias = Callable[[Head, Floats, npt.NDArray[np.int64]], Mapping[str,
 """Scores a head on features (n, D) of the rows at these positions; goes to other processes."""
 # joblib keeps what it handed to its workers, in memory where /dev/shm is, until the call ends: so no call has all.
 VIEWS_AT_ONCE = 4
+_BYTES_AT_ONCE = 512 << 20  # vectors of all words of a corpus are large: then fewer, at least one
 
 
 def specs_of(
@@ -128,7 +129,7 @@ def cross_validate(
     ----------
     specs : sequence of HeadSpec
     views : iterable of ndarray, each of shape (N, D)
-        Features; `VIEWS_AT_ONCE` are held at a time, besides the one that is next.
+        Features; `VIEWS_AT_ONCE` are held at a time, fewer where they are large, besides the one that is next.
     targets : ndarray of int64 (N,), or of bool (N, C)
     folds : sequence of (train, test)
         Positions of rows.
@@ -147,7 +148,8 @@ def cross_validate(
     groups = [list(group) for group in _by_clf(specs)]
     waiting = iter(views)
     for first in waiting:
-        some = chain([first], islice(waiting, VIEWS_AT_ONCE - 1))
+        room = max(1, min(VIEWS_AT_ONCE, _BYTES_AT_ONCE // max(1, first.nbytes)))
+        some = chain([first], islice(waiting, room - 1))
         del first  # or it would be held until all of them are judged
         parts = _judged(groups, some, targets, folds, names, jobs, scorer)
         for part in parts:
