@@ -150,6 +150,28 @@ def test_evaluate_finds_the_same_figures(cli: Cli, run: Run) -> None:
     assert "entity F1" in cli("evaluate", run.folder, run.data).out
 
 
+def test_a_file_s_held_out_sentences_are_known_again(cli: Cli, model: Path) -> None:
+    write_jsonl(Path("all.jsonl"), [{"tokens": words, "tags": tags} for words, tags in entities(60)])
+    made = cli("fit-head", "all.jsonl", "-m", model, "--task", "ner", "--layers", 0, "-o", "out", "--json").json
+    again = cli("evaluate", "out", "all.jsonl", "--json").json
+    assert again["splits"] == made["splits"]
+    assert again["splits"]["test"]["n"] == 12
+
+
+def test_declared_names_order_the_tags(cli: Cli, model: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    declared = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"]
+    table = {"tokens": [words for words, _ in entities(40)], "ner_tags": [tags for _, tags in entities(40)]}
+    kinds = Features({"tokens": Sequence(Value("string")), "ner_tags": Sequence(ClassLabel(names=declared))})
+    Path("d").mkdir()
+    Dataset.from_dict(table, features=kinds).to_parquet("d/train.parquet")
+    told = cli("fit-head", "d", "-m", model, "--task", "ner", "--layers", 0, "-o", "out", "--json")
+    assert told.json["labels"] == declared[:5]  # those that occur
+    tagger = load_frozen_tagger(Path("out"))
+    assert tagger.predict([["bank", "market", "\ufe0f", "actor"]]).tags == [["B-ORG", "I-ORG", "O", "B-PER"]]
+
+
 def test_a_text_s_entities_have_offsets(cli: Cli, run: Run) -> None:
     text = "the  bank market, was"
     found = cli("predict", run.folder, text).lines[0]

@@ -197,8 +197,7 @@ def _run_words(
     read = dataset.splits(seed=args.seed, columns=False)
     splits, scheme, repairs = with_iob2(read, args.task)
     tell_notes(args, [*dataset.notes, *repairs, *check_training(splits)])
-    declared = dataset.declared if scheme in ("none", "IOB2") else None
-    codec = LabelCodec.fit(splits["train"].labels or [], declared)
+    codec = LabelCodec.fit(splits["train"].labels or [], _declared_tags(dataset, splits["train"], scheme))
     check_tagger_plan(codec, specs, args.metric)
     with ExitStack() as stack:
         extractor, spec, sweep = _choose_words(args, splits["train"], codec, specs, settings, stack)
@@ -216,6 +215,15 @@ def _run_words(
     tell_notes(args, [*trained.notes, *extractor.engine_notes])
     write_tagger_run(stage, trained, {"data": args.data, "model": extractor.settings.model, "seed": args.seed})
     return trained
+
+
+def _declared_tags(dataset: Dataset, train: Split, scheme: str) -> Sequence[str] | None:
+    """Return the tags in their declared order, if they are still those after the conversion to IOB2."""
+    declared = dataset.declared
+    if declared is None or scheme not in ("none", "IOB2"):
+        return None
+    tags = {tag for sentence in train.labels or [] for tag in sentence}  # type: ignore[union-attr]
+    return declared if tags <= set(declared) else None
 
 
 def _refuse_of_texts(args: argparse.Namespace) -> None:
