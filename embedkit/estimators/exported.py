@@ -227,5 +227,7 @@ def _codec(folder: Path, predictor: Predictor) -> LabelCodec:
     dtype = predictor.about.get("label_dtype")
     try:
         return LabelCodec.said(predictor.labels, str(dtype))
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder}: {error}; make the folder again") from None
+    except (TypeError, ValueError):  # numpy's words for it name no folder
+        raise ArtifactError(
+            f"{folder}: its labels are not of the dtype {dtype!r}; make the folder again"
+        ) from None
