@@ -437,3 +437,15 @@ def test_the_mean_of_a_word_is_no_mean_of_an_mlp(tmp_path: Path) -> None:
     tagger = frozen_tagger(tmp_path / "m", TAGS, "mean", "-1", head=mlp)
     with pytest.raises(ExportError, match="for linear heads alone; train with --pooling first"):
         export_classifier(Trained(tagger.extractor, tagger.head, tagger.codec, "tokens"), tmp_path / "out", TEXTS)
+
+
+def test_a_tagger_of_ours_keeps_the_tokenizer_that_it_was_trained_with(tmp_path: Path) -> None:
+    """Whatever the settings of transformers, which the words were not split by."""
+    model = make_classifier(tmp_path / "m", "roberta", "tokens", labels=TAGS, layers=1)
+    change(model / "tokenizer_config.json", add_prefix_space=True)
+    own = Tokenizer.from_file(model / "tokenizer.json", max_length=POSITIONS, pad_id=1)
+    words = [["good", "film", "18th"]]
+    for tuned, same in ((Tuned(TAGS, "str", "tokens", {}), True), (None, False)):
+        found = TaskSource(read_folder(resolve_model(model)), "tokens", SENTENCES, tuned=tuned).tokenizer
+        ids = [one.encode_words(words).tokens.ids.tolist() for one in (found, own)]
+        assert (ids[0] == ids[1]) is same

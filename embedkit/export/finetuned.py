@@ -107,7 +107,7 @@ class TaskSource:
         if task == "sequence" and given and isinstance(given[0], list):
             raise UsageError("the model answers for a whole text, and the data are lists of words")
         length = max_length or folder.max_length
-        self.tokenizer, self.inputs, self._types = _same_tokenizer(folder, given, length)
+        self.tokenizer, self.inputs, self._types = _same_tokenizer(folder, given, length, ours=tuned is not None)
         self.description = Description(
             task=task,
             input="tokens" if task == "tokens" else kind if tuned is None else tuned.kind,
@@ -195,18 +195,19 @@ def task_of_folder(folder: ModelFolder) -> str:
 
 
 def _same_tokenizer(
-    folder: ModelFolder, inputs: Sequence[Input], max_length: int
+    folder: ModelFolder, inputs: Sequence[Input], max_length: int, *, ours: bool
 ) -> tuple[Tokenizer, list[Input], bool]:
     """Return the tokenizer that the model was trained with, the inputs to compare, and whether it gives types.
 
-    That is the one that transformers makes of the folder: its classes change a ``tokenizer.json`` that they read.
+    That is the ``tokenizer.json`` of a folder of ours, and else the one that transformers makes of the folder: its
+    classes change a ``tokenizer.json`` that they read.
     """
     theirs = transformers_tokenizer(folder.path)
     types = theirs is None or "token_type_ids" in theirs.model_input_names
     for path in _tokenizer_files(folder):
         tokenizer = Tokenizer.from_file(path, max_length=max_length, pad_id=folder.pad_id, side=folder.side)
         chosen = parity_inputs(inputs, tokenizer)
-        if theirs is None or splits_alike(theirs, tokenizer, chosen):
+        if ours or theirs is None or splits_alike(theirs, tokenizer, chosen):
             return tokenizer, chosen, types
     raise ExportError(
         f"the tokenizer of {folder.resolved.name} splits texts otherwise in transformers than its tokenizer.json "
