@@ -11,14 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from transformers import AutoModelForTokenClassification
 
+from embedkit import runtime
+from embedkit.artifact import staged
 from embedkit.cli import main
-from embedkit.data import open_dataset
+from embedkit.data import LabelCodec, open_dataset
+from embedkit.encoders import read_folder
+from embedkit.estimators.tuned_tagger import TunedTagger
 from embedkit.evaluation.trial import encoder_trial
 from embedkit.heads import HeadSpec, fit_head
+from embedkit.hub import resolve_model
 from embedkit.metrics.spans import entity_scores
 from embedkit.runtime import load
 from embedkit.runtime.manifest import read_manifest
+from embedkit.runtime.tokens import Tokenizer
 from tests.tiny_classifiers import TAGS, make_classifier
 from tests.tiny_models import WORDS, make_encoder, make_sentence_transformer
 from tests.untraced import leave_untraced
@@ -401,6 +408,43 @@ def test_what_a_token_classifier_does_not_do_is_said(cli: Cli, tagger: Path) -> 
     told = cli("predict", tagger, "--input", "pairs.csv", code=65)
     assert "holds pairs of texts, but this classifier reads texts or lists of words" in told.err
     assert "an exported folder already" in cli("export-onnx", tagger, "-o", "again", code=2).err
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_fine_tuned_tagger_answers_and_is_judged_as_its_folder_is(cli: Cli, tmp_path: Path) -> None:
+    model = make_classifier(tmp_path / "m", "bert", "tokens", labels=TAGS, layers=1)
+    base = read_folder(resolve_model(model))
+    tokenizer = Tokenizer.from_file(model / "tokenizer.json", max_length=20, pad_id=base.pad_id)
+    weights = AutoModelForTokenClassification.from_pretrained(model, local_files_only=True).eval()
+    with staged(tmp_path / "ner") as stage:
+        TunedTagger(weights, tokenizer, LabelCodec(TAGS, "str"), {"seed": 1}).save(stage, base)
+    write_conll(tmp_path / "data", test=30)
+    data = ["--parity-data", "data/test.txt"]
+    assert "leave out --task" in cli("export-onnx", "ner", "-o", "out", *data, "--task", "tokens", code=2).err
+    assert "labels equal, on" in cli("export-onnx", "ner", "-o", "out", *data, "--task", "ner").out
+    assert runtime.load(tmp_path / "out").description.max_length == 20
+    for how in ([], ["--aggregation", "average"], ["--aggregation", "none"]):
+        ours, theirs = (
+            cli("predict", folder, "the 18th film, and so " * 9, *how).lines for folder in ("ner", "out")
+        )
+        assert ours[0]["tokens"] == theirs[0]["tokens"]
+        assert ours[0]["tags"] == theirs[0]["tags"]
+        assert ours[0]["scores"] == pytest.approx(theirs[0]["scores"], abs=1e-5)
+    ours, theirs = (cli("evaluate", folder, "data", "--task", "ner", "--json").lines for folder in ("ner", "out"))
+    assert ours[0]["splits"] == theirs[0]["splits"]
+    assert ours[0]["splits"]["test"]["n"] == 30
+
+
+def write_conll(folder: Path, **splits: int) -> None:
+    """Write files of four columns, as those of CoNLL-2003."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, count in splits.items():
+        rows = [rng.choice(WORDS, size=int(rng.integers(1, 40))) for _ in range(count)]
+        blocks = [
+            "\n".join(f"{word} NN B-NP {rng.choice(['O', 'B-PER', 'I-LOC'])}" for word in row) for row in rows
+        ]
+        (folder / f"{name}.txt").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
 @pytest.mark.usefixtures("untraced")

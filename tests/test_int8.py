@@ -389,6 +389,21 @@ def write_words(folder: Path, rows: Sequence[tuple[Sequence[str], Sequence[str]]
     return folder
 
 
+def test_a_tagger_of_ours_is_tried_on_sentences(tmp_path: Path) -> None:
+    data = open_dataset(str(write_words(tmp_path / "d", [(list("abc"), ["B-X", "O", "B-X"])] * 20)))
+    tagger = Trained()
+    with pytest.raises(DataError, match="holds lists of words with tags, but the classifier answers for texts"):
+        classifier_trial(data, tagger, None)
+    tagger.kind, tagger.codec = "tokens", LabelCodec(("O", "B-X", "I-X"), "str")
+    trial = classifier_trial(data, tagger, None)
+    assert trial.test.words is not None
+    assert (len(trial.test.inputs), len(trial.choice.inputs)) == (20, 2)
+    assert (trial.test.words.tolist(), trial.test.metric) == ([3] * 20, "entity_f1")
+    texts = open_dataset(str(write(tmp_path / "e", train=40, test=10)))
+    with pytest.raises(DataError, match="holds texts with one label each, but the classifier answers for lists"):
+        classifier_trial(texts, tagger, None)
+
+
 @pytest.mark.parametrize(
     ("labels", "tags", "said"),
     [
