@@ -190,8 +190,8 @@ def _run_words(
     """Choose, train, judge and save a tagger."""
     from embedkit.data import LabelCodec
     from embedkit.data.schemes import with_iob2
-    from embedkit.evaluation.frozen import check_training
-    from embedkit.evaluation.frozen_tagger import check_tagger_plan, train_frozen_tagger, write_tagger_run
+    from embedkit.evaluation.frozen import check_training, write_run
+    from embedkit.evaluation.frozen_tagger import check_tagger_plan, train_frozen_tagger
 
     _refuse_of_texts(args)
     read = dataset.splits(seed=args.seed, columns=False)
@@ -213,7 +213,7 @@ def _run_words(
             )
         trained.sweep = sweep
     tell_notes(args, [*trained.notes, *extractor.engine_notes])
-    write_tagger_run(stage, trained, {"data": args.data, "model": extractor.settings.model, "seed": args.seed})
+    write_run(stage, trained, {"data": args.data, "model": extractor.settings.model, "seed": args.seed})
     return trained
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.data.text import lost
-from embedkit.encoders.engines import Encoder, EngineMaker
-from embedkit.encoders.opened import Extraction, Filling, Opened, Saver, StoreDtype
-from embedkit.encoders.recipe import Floats, make_recipe, pair_features
+from embedkit.encoders.engines import Encoder
+from embedkit.encoders.folder import ModelFolder
+from embedkit.encoders.opened import Extraction, Filling, Opened, Saver
+from embedkit.encoders.recipe import Floats, Recipe, make_recipe, pair_features
 from embedkit.encoders.settings import EncoderSettings
 from embedkit.encoders.texts import Keys, keys_of
 from embedkit.errors import DataError
@@ -20,7 +21,7 @@ from embedkit.runtime.batching import plan
 from embedkit.runtime.texts import check_texts
 from embedkit.runtime.tokens import Text, Tokens
 from embedkit.runtime.windows import WindowMerger
-from embedkit.store import FeatureStore, distinct
+from embedkit.store import distinct
 
 
 @dataclass(frozen=True)
@@ -41,62 +42,13 @@ class FeatureExtractor(Opened):
     """Turns texts or pairs into vectors, each distinct text at most once.
 
     Opening reads the folder's small files and digests its weights (remembered in the store); the model itself,
-    and with it torch, is loaded when a text is not in the store.
-
-    Parameters
-    ----------
-    settings : EncoderSettings
-        The model and what to take from it.
-    store : FeatureStore, optional
-        Where features are kept. Default: nowhere.
-    dtype : {"float32", "float16"}
-        How vectors are rounded where there is no store, so that a head trained on a float16 store sees the
-        same.
-    keep_going : bool
-        Whether a store that cannot be written is a warning (a fit needs features, not a store) or an error.
-    progress : callable, optional
-        Told the number of texts that became ready, hits included.
-    encoder : Encoder, optional
-        Computes instead of the folder's own weights (tests).
-    engines : EngineMaker, optional
-        Makes a graph of the encoder, for engine "onnx", and for "auto" where that pays:
-        `embedkit.export.engine.make_engine`. Default: torch computes.
-
-    Attributes
-    ----------
-    store : FeatureStore or None
-    spaces : list of Space or None
-        The store's space of each view; None without a store.
-    keeping : bool
-        Whether new features are kept; False once the store has failed.
-
-    Raises
-    ------
-    InputMissingError, ModelError, UsageError
-        The model is not there, not whole, or lacks what is asked for.
+    and with it torch, is loaded when a text is not in the store. Parameters, attributes and errors are those of
+    `Opened`.
     """
 
-    def __init__(
-        self,
-        settings: EncoderSettings,
-        *,
-        store: FeatureStore | None = None,
-        dtype: StoreDtype = "float32",
-        keep_going: bool = True,
-        progress: Callable[[int], None] | None = None,
-        encoder: Encoder | None = None,
-        engines: EngineMaker | None = None,
-    ) -> None:
-        super().__init__(
-            settings,
-            make_recipe,
-            store=store,
-            dtype=dtype,
-            keep_going=keep_going,
-            progress=progress,
-            encoder=encoder,
-            engines=engines,
-        )
+    @staticmethod
+    def _exact(settings: EncoderSettings, folder: ModelFolder) -> Recipe:
+        return make_recipe(settings, folder)
 
     def transform(self, inputs: Sequence[Text], *, rows: NDArray[np.int64] | None = None) -> Features:
         """Return the features of some inputs.

@@ -100,10 +100,20 @@ class Opened:
     ----------
     settings : EncoderSettings
         The model and what to take from it.
-    recipe : callable
-        Makes the settings exact, by what the folder says.
-    store, dtype, keep_going, progress, encoder, engines
-        As for `FeatureExtractor`.
+    store : FeatureStore, optional
+        Where features are kept. Default: nowhere.
+    dtype : {"float32", "float16"}
+        How vectors are rounded where there is no store, so that a head trained on a float16 store sees the
+        same.
+    keep_going : bool
+        Whether a store that cannot be written is a warning (a fit needs features, not a store) or an error.
+    progress : callable, optional
+        Told the number of texts, or sentences, that became ready, hits included.
+    encoder : Encoder, optional
+        Computes instead of the folder's own weights (tests).
+    engines : EngineMaker, optional
+        Makes a graph of the encoder, for engine "onnx", and for "auto" where that pays:
+        `embedkit.export.engine.make_engine`. Default: torch computes.
 
     Attributes
     ----------
@@ -112,23 +122,27 @@ class Opened:
         The store's space of each view; None without a store.
     keeping : bool
         Whether new features are kept; False once the store has failed.
+
+    Raises
+    ------
+    InputMissingError, ModelError, UsageError
+        The model is not there, not whole, or lacks what is asked for.
     """
 
     def __init__(
         self,
         settings: EncoderSettings,
-        recipe: Callable[[EncoderSettings, ModelFolder], Recipe],
         *,
-        store: FeatureStore | None,
-        dtype: StoreDtype,
-        keep_going: bool,
-        progress: Callable[[int], None] | None,
-        encoder: Encoder | None,
-        engines: EngineMaker | None,
+        store: FeatureStore | None = None,
+        dtype: StoreDtype = "float32",
+        keep_going: bool = True,
+        progress: Callable[[int], None] | None = None,
+        encoder: Encoder | None = None,
+        engines: EngineMaker | None = None,
     ) -> None:
         self.settings = settings
         self.folder: ModelFolder = read_folder(resolve_model(settings.model, revision=settings.revision))
-        self.recipe: Recipe = recipe(settings, self.folder)
+        self.recipe: Recipe = self._exact(settings, self.folder)
         self.dtype: StoreDtype = store.dtype if store is not None else dtype
         self.progress = progress
         self.keep_going = keep_going
@@ -156,6 +170,11 @@ class Opened:
             ),
             engines,
         )
+
+    @staticmethod
+    def _exact(settings: EncoderSettings, folder: ModelFolder) -> Recipe:
+        """Fill in what the settings leave to the folder."""
+        raise NotImplementedError
 
     @property
     def view_ids(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.data.text import unread
-from embedkit.encoders.engines import Encoder, EngineMaker
-from embedkit.encoders.opened import Extraction, Filling, Opened, Saver, StoreDtype
-from embedkit.encoders.recipe import Floats, make_word_recipe
+from embedkit.encoders.engines import Encoder
+from embedkit.encoders.folder import ModelFolder
+from embedkit.encoders.opened import Extraction, Filling, Opened, Saver
+from embedkit.encoders.recipe import Floats, Recipe, make_word_recipe
 from embedkit.encoders.settings import EncoderSettings
 from embedkit.encoders.texts import Keys, keys_of, word_keys
 from embedkit.runtime.texts import check_words
 from embedkit.runtime.tokens import Text, Words, WordTokens
-from embedkit.store import FeatureStore, distinct
+from embedkit.store import distinct
 
 
 @dataclass(frozen=True)
@@ -54,49 +55,13 @@ class WordExtractor(Opened):
     In the store each word of a sentence is a row, in spaces of their own. A sentence of which a word is missing is
     computed anew as a whole.
 
-    Parameters
-    ----------
-    settings : EncoderSettings
-        The model and what to take from it; the pooling is ``first`` (default), ``mean``, or ``first+mean``.
-    store, dtype, keep_going, engines
-        As for `FeatureExtractor`.
-    progress : callable, optional
-        Told the number of sentences that became ready, hits included.
-    encoder : Encoder, optional
-        Computes instead of the folder's own weights (tests).
-
-    Attributes
-    ----------
-    store, spaces, keeping
-        As of `FeatureExtractor`.
-
-    Raises
-    ------
-    InputMissingError, ModelError, UsageError
-        The model is not there, not whole, or lacks what is asked for; or that is of texts alone.
+    Parameters, attributes and errors are those of `Opened`. The settings' pooling is ``first`` (default), ``mean``
+    or ``first+mean``; what they say of texts alone is refused.
     """
 
-    def __init__(
-        self,
-        settings: EncoderSettings,
-        *,
-        store: FeatureStore | None = None,
-        dtype: StoreDtype = "float32",
-        keep_going: bool = True,
-        progress: Callable[[int], None] | None = None,
-        encoder: Encoder | None = None,
-        engines: EngineMaker | None = None,
-    ) -> None:
-        super().__init__(
-            settings,
-            make_word_recipe,
-            store=store,
-            dtype=dtype,
-            keep_going=keep_going,
-            progress=progress,
-            encoder=encoder,
-            engines=engines,
-        )
+    @staticmethod
+    def _exact(settings: EncoderSettings, folder: ModelFolder) -> Recipe:
+        return make_word_recipe(settings, folder)
 
     def transform(self, sentences: Sequence[Words], *, rows: NDArray[np.int64] | None = None) -> WordFeatures:
         """Return the vectors of the words of some sentences.

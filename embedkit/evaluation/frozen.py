@@ -17,6 +17,7 @@ from embedkit.encoders import Extraction, FeatureExtractor, Features
 from embedkit.errors import DataError
 from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings
 from embedkit.estimators.rows import Rows
+from embedkit.evaluation.frozen_tagger import TaggerRun
 from embedkit.evaluation.judged import TRAIN, Judged, believed, check_positive, judged, shown_split
 from embedkit.evaluation.report import write_metrics
 from embedkit.evaluation.sweep import Sweep, write_sweep
@@ -238,14 +239,14 @@ def _origin(earlier: Rows | None, trained_on: Sequence[str]) -> dict[str, Any]:
     return origin
 
 
-def write_run(folder: Path, run: FrozenRun, settings: Mapping[str, Any]) -> None:
+def write_run(folder: Path, run: FrozenRun | TaggerRun, settings: Mapping[str, Any]) -> None:
     """Write metrics, report, head and manifest to a folder of `embedkit.artifact.staged`.
 
     Parameters
     ----------
     folder : Path
         Exists and is empty.
-    run : FrozenRun
+    run : FrozenRun or TaggerRun
     settings : mapping
         What the run was told, beside the encoder's settings.
     """

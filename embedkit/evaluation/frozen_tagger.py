@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +14,11 @@ from numpy.typing import NDArray
 from embedkit.data import LabelCodec, Split, groups_of, stratified_folds
 from embedkit.encoders import EncoderSettings, Extraction, WordExtractor, WordFeatures
 from embedkit.errors import UsageError
-from embedkit.estimators.frozen import exact_settings, head_settings
+from embedkit.estimators.frozen import head_settings
 from embedkit.estimators.frozen_tagger import FrozenTagger, answers_of
 from embedkit.estimators.tagging import Tagged, tag_inputs
-from embedkit.evaluation.judged import TRAIN, shown_split
-from embedkit.evaluation.report import write_metrics
-from embedkit.evaluation.sweep import FOLDS, Sweep, compare, unions, write_sweep
+from embedkit.evaluation.judged import TRAIN
+from embedkit.evaluation.sweep import FOLDS, Sweep, compare, unions
 from embedkit.evaluation.tagged import TagJudged, tag_judged
 from embedkit.heads import Head, HeadSpec, check_class_names, fit_head
 from embedkit.heads.base import Floats
@@ -63,6 +61,7 @@ class TaggerRun:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sweep: Sweep | None = None
+    truncated: ClassVar[float] = 0.0  # long sentences are read in windows
 
 
 def check_tagger_plan(codec: LabelCodec, specs: Sequence[HeadSpec], metric: str | None = None) -> str:
@@ -309,33 +308,3 @@ def _fold_of_words(part: Fold, sentence: NDArray[np.int64], read: NDArray[np.boo
     """Return which words are learnt and which are judged; what was not read is not learnt."""
     train, test = part
     return np.flatnonzero(np.isin(sentence, train) & read), np.flatnonzero(np.isin(sentence, test))
-
-
-# --- what is left of it --------------------------------------------------------------------------------
-
-
-def write_tagger_run(folder: Path, run: TaggerRun, settings: Mapping[str, Any]) -> None:
-    """Write metrics, report, head and manifest to a folder of `embedkit.artifact.staged`.
-
-    Parameters
-    ----------
-    folder : Path
-        Exists and is empty.
-    run : TaggerRun
-    settings : mapping
-        What the run was told, beside the encoder's settings.
-    """
-    write_metrics(
-        folder,
-        splits={name: entry.metrics for name, entry in run.judged.items()},
-        search=None if run.sweep is None else run.sweep.summary(),
-        seconds=run.seconds,
-        settings={**settings, "encoder": vars(exact_settings(run.classifier.extractor))},
-        truncated=0.0,
-    )
-    shown = shown_split(run.judged)
-    if shown is not None:
-        shown.write(folder)
-    if run.sweep is not None:
-        write_sweep(folder, run.sweep)
-    run.classifier.save(folder)
