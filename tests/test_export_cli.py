@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from transformers import AutoModelForTokenClassification
 
 from embedkit import runtime
-from embedkit.artifact import staged
+from embedkit.artifact import staged, write_json
 from embedkit.cli import main
 from embedkit.data import LabelCodec, open_dataset
 from embedkit.encoders import read_folder
@@ -412,16 +413,9 @@ def test_what_a_token_classifier_does_not_do_is_said(cli: Cli, tagger: Path) -> 
 
 @pytest.mark.usefixtures("untraced")
 def test_a_fine_tuned_tagger_answers_and_is_judged_as_its_folder_is(cli: Cli, tmp_path: Path) -> None:
-    model = make_classifier(tmp_path / "m", "bert", "tokens", labels=TAGS, layers=1)
-    base = read_folder(resolve_model(model))
-    tokenizer = Tokenizer.from_file(model / "tokenizer.json", max_length=20, pad_id=base.pad_id)
-    weights = AutoModelForTokenClassification.from_pretrained(model, local_files_only=True).eval()
-    with staged(tmp_path / "ner") as stage:
-        TunedTagger(weights, tokenizer, LabelCodec(TAGS, "str"), {"seed": 1}).save(stage, base)
-    write_conll(tmp_path / "data", test=30)
-    data = ["--parity-data", "data/test.txt"]
-    assert "leave out --task" in cli("export-onnx", "ner", "-o", "out", *data, "--task", "tokens", code=2).err
-    assert "labels equal, on" in cli("export-onnx", "ner", "-o", "out", *data, "--task", "ner").out
+    make_tagger(tmp_path)
+    assert "leave out --task" in cli("export-onnx", "ner", "-o", "out", "--task", "tokens", code=2).err
+    assert "labels equal, on" in cli("export-onnx", "ner", "-o", "out").out
     assert runtime.load(tmp_path / "out").description.max_length == 20
     for how in ([], ["--aggregation", "average"], ["--aggregation", "none"]):
         ours, theirs = (
@@ -433,6 +427,29 @@ def test_a_fine_tuned_tagger_answers_and_is_judged_as_its_folder_is(cli: Cli, tm
     ours, theirs = (cli("evaluate", folder, "data", "--task", "ner", "--json").lines for folder in ("ner", "out"))
     assert ours[0]["splits"] == theirs[0]["splits"]
     assert ours[0]["splits"]["test"]["n"] == 30
+
+
+def test_int8_of_a_fine_tuned_tagger_is_judged_on_the_data_of_training(cli: Cli, tmp_path: Path) -> None:
+    """Of whose four columns the run said which one has the tags; another may be named."""
+    make_tagger(tmp_path)
+    told = cli("export-onnx", "ner", "-o", "out", "--int8", "--max-drop", "0.9", "--json")
+    verdict = told.lines[0]["int8"]
+    assert (verdict["published"], verdict["metric"], verdict["rows"]) == (True, "entity_f1", 30)
+    assert "data/test.txt" in verdict["test"].replace(os.sep, "/")
+    told = cli("export-onnx", "ner", "-o", "out2", "--int8", "--eval-data", "data", "--task", "chunk", code=65)
+    assert "its labels are 'NP', and the classifier gives 'LOC', 'PER', so nothing can be judged" in told.err
+
+
+def make_tagger(root: Path) -> None:
+    """Write data of four columns and a tagger as ``finetune data --task ner -o ner`` leaves it."""
+    model = make_classifier(root / "m", "bert", "tokens", labels=TAGS, layers=1)
+    write_conll(root / "data", train=40, test=30)
+    base = read_folder(resolve_model(model))
+    tokenizer = Tokenizer.from_file(model / "tokenizer.json", max_length=20, pad_id=base.pad_id)
+    weights = AutoModelForTokenClassification.from_pretrained(model, local_files_only=True).eval()
+    with staged(root / "ner") as stage:
+        write_json(stage / "metrics.json", {"splits": {}, "settings": {"data": "data", "task": "ner"}})
+        TunedTagger(weights, tokenizer, LabelCodec(TAGS, "str"), {"seed": 1}).save(stage, base)
 
 
 def write_conll(folder: Path, **splits: int) -> None:

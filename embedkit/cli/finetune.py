@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         trained = _train(args, splits, start, settings, codec, read["train"].fingerprint(), place)
         tell_notes(args, trained.notes)
         if stage is not None:
-            told = {"data": args.data, "model": args.model}
+            told = {"data": args.data, "task": args.task, "model": args.model}
             write_tuned(stage, trained, told)
     if is_main():
         report(args, trained, args.output)
@@ -154,7 +154,7 @@ def _sweep(
             )
         tell_notes(args, trained.notes)
         write_sweep(stage, points, chosen, f"{args.model}: F1 over trained blocks")
-        told, found = {"data": args.data, "model": args.model}, sweep_json(points, chosen)
+        told, found = {"data": args.data, "task": args.task, "model": args.model}, sweep_json(points, chosen)
         write_tuned(stage, trained, told, found)
     if not args.json:
         show(sweep_text(points, chosen))

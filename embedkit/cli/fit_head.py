@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             trained = _choose_and_train(args, splits, specs, settings, dataset.declared, fingerprint)
         tell_notes(args, [*trained.notes, *trained.classifier.extractor.engine_notes])
         model = trained.classifier.extractor.settings.model
-        write_run(stage, trained, {"data": args.data, "model": model, "seed": seed})
+        write_run(stage, trained, {"data": args.data, "task": args.task, "model": model, "seed": seed})
     report(args, trained, args.output)
     return 0
 
@@ -213,7 +213,8 @@ def _run_words(
             )
         trained.sweep = sweep
     tell_notes(args, [*trained.notes, *extractor.engine_notes])
-    write_run(stage, trained, {"data": args.data, "model": extractor.settings.model, "seed": args.seed})
+    told = {"data": args.data, "task": args.task, "model": extractor.settings.model, "seed": args.seed}
+    write_run(stage, trained, told)
     return trained
 
 
