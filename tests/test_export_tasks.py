@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    TokenClassificationPipeline,
+)
 
 from embedkit import runtime
 from embedkit.artifact import staged
@@ -30,6 +35,7 @@ from embedkit.heads import LinearHead, MlpHead
 from embedkit.hub import resolve_model
 from embedkit.runtime.manifest import read_manifest
 from embedkit.runtime.tokens import Tokenizer
+from embedkit.runtime.words import split_words
 from tests.tiny_classifiers import TAGS, make_classifier
 from tests.tiny_models import FAMILIES, WORDS, make_encoder, make_sentence_transformer
 from tests.untraced import leave_untraced
@@ -375,6 +381,22 @@ def test_a_tagger_of_ours_answers_alike_from_its_graph(family: str, tmp_path: Pa
     exported.report_to(counts.append)
     exported.predict(TAG_SENTENCES)
     assert sum(counts) == len(TAG_SENTENCES)
+
+
+@pytest.mark.parametrize("aggregation", ["first", "average", "max"])
+def test_words_are_aggregated_as_transformers_aggregates_them(aggregation: Any, tmp_path: Path) -> None:
+    tagger = tuned_tagger(tmp_path / "m", "bert")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m", local_files_only=True)
+    pipeline = TokenClassificationPipeline(
+        model=tagger.model, tokenizer=tokenizer, aggregation_strategy=aggregation, device="cpu"
+    )
+    pipeline.group_entities = lambda entities: entities  # leave its words apart
+    for text in ("unwatchable films by zxqzxq", "the 18th movie", *some_texts(11, 5, 12)):
+        found = tagger.predict([text], aggregation=aggregation)
+        theirs = pipeline(text, ignore_labels=[])
+        assert [one["entity"] for one in theirs] == found.tags[0]
+        assert [one["score"] for one in theirs] == pytest.approx(found.scores[0], abs=1e-5)
+        assert [(one["start"], one["end"]) for one in theirs] == split_words(text)
 
 
 def alike(ours: Tagged, theirs: Tagged) -> bool:

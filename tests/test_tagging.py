@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import groupby, pairwise, product
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.tagging import Tagged, tag_inputs
 from embedkit.runtime.batching import pad
+from embedkit.runtime.description import Description
 from embedkit.runtime.entities import entities_of
 from embedkit.runtime.tagging import Tagging, TokenAnswers
 from embedkit.runtime.tokens import Tokenizer, Tokens, WordTokens
@@ -511,3 +513,41 @@ def test_inputs_of_other_kinds_are_named_by_row(
     numbers = None if rows is None else np.array(rows)
     with pytest.raises(DataError, match=said):
         tagged(tagging, inputs, numbers)
+
+
+# --- what a folder says --------------------------------------------------------------------------------------
+
+DESCRIBED = Description(
+    task="tokens", input="tokens", graphs={"float32": "onnx/model.onnx"}, labels=TAGS, multi_label=False,
+    has_probabilities=True, thresholds=None, max_length=32, side="right", prompt="", lowercase=False, pad_id=0,
+    long="windows", normalize=False, bias=(), width=32, aggregation="logits", decoding="bio",
+)  # fmt: skip
+
+
+def test_a_description_is_read_back() -> None:
+    assert Description.from_json(json.loads(json.dumps(DESCRIBED.to_json()))) == DESCRIBED
+    assert DESCRIBED.to_json()["words"] == {"split": "unicode", "aggregation": "logits", "decoding": "bio"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"words": None},
+        {"words": {}},
+        {"words": {"split": "blanks", "aggregation": "first", "decoding": "bio"}},
+        {"words": {"split": "unicode", "aggregation": "sum", "decoding": "bio"}},
+        {"words": {"split": "unicode", "aggregation": "none", "decoding": "bio"}},
+        {"words": {"split": "unicode", "aggregation": ["first"], "decoding": "bio"}},
+        {"words": {"split": "unicode", "aggregation": "first", "decoding": "crf"}},
+        {"long": "truncate"},
+        {"long": "mean"},
+        {"task": "sequence", "input": "text"},
+        {"input": "text"},
+        {"labels": [1, 2]},
+        {"labels": ["O", "O"]},
+        {"problem_type": "multi_label_classification"},
+    ],
+)
+def test_a_description_that_is_none_of_a_tagger_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Description.from_json({**DESCRIBED.to_json(), **changed})

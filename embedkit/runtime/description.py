@@ -183,6 +183,8 @@ class Description:
             raise ValueError(f"the task {self.task} does not read long inputs as {self.long}")
         if self.task == "tokens" and not all(isinstance(label, str) for label in self.labels):
             raise TypeError("tags are not strings")
+        if self.aggregation == "none":
+            raise ValueError("its sub-tokens answer for themselves, and not for words")
         if self.thresholds is not None:
             wanted = len(self.labels) if self.multi_label else 1
             if len(self.thresholds.values) != wanted or (not self.multi_label and len(self.labels) != 2):

@@ -214,7 +214,7 @@ class Predictor:
         DataError
             An input is no list of words.
         UsageError
-            The folder holds no token classifier, or its words are aggregated as ``"none"``.
+            The folder holds no token classifier.
         """
         return self.tag(sentences).tags
 
