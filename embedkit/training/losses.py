@@ -59,12 +59,24 @@ def _is_weight(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf
 
 
-def cross_entropy(weights: NDArray[np.float32] | None, smoothing: float) -> Loss:
-    """Return the loss of one label a row: the mean over rows, each times the weight of its label."""
+def cross_entropy(weights: NDArray[np.float32] | None, smoothing: float, *, a_step: float | None = None) -> Loss:
+    """Return the loss of one label a target: the mean over targets, each times the weight of its label.
+
+    Parameters
+    ----------
+    weights : ndarray of float32, shape (C,), optional
+    smoothing : float
+    a_step : float, optional
+        How many targets a training step has in the mean. By these is divided, whatever a step has: where rows of
+        like lengths share a batch, words of short sentences would else weigh many times those of long ones.
+    """
     each = losses_of_each(weights, smoothing)
 
     def loss(logits: torch.Tensor, targets: torch.Tensor, count: torch.Tensor | int | None) -> torch.Tensor:
-        return each(logits, targets).sum() / _counted(count, (targets != IGNORED).sum())
+        total = each(logits, targets).sum()
+        if a_step is not None and count is not None:
+            return total / a_step
+        return total / _counted(count, (targets != IGNORED).sum())
 
     return loss
 

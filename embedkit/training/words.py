@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -131,7 +132,7 @@ def tune_words(
     def read(types: bool) -> Material:
         rows, _ = _rows(tokenizer, data, names, types, subtokens)
         weights = class_weights(rows.targets, settings.class_weight, names)
-        loss = cross_entropy(weights, settings.label_smoothing)
+        loss = cross_entropy(weights, settings.label_smoothing, a_step=_targets_a_step(rows, settings))
         if validation is None or not len(validation.sentences):
             return Material(rows, None, loss, _unjudged)
         judged, given = _rows(tokenizer, validation, names, types, "first")
@@ -144,6 +145,12 @@ def tune_words(
         return Material(rows, judged, loss, _judge(given, validation, names, metric, spans=spans), reduce=reduce)
 
     return tune(folder, tokenizer, "tokens", names, read, settings, place=place, watch=watch)
+
+
+def _targets_a_step(rows: WordRows, settings: TuneSettings) -> float:
+    """Return how many words a step learns from in the mean, over all processes."""
+    at_once = settings.batch_size * settings.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    return max(1.0, float((rows.targets != IGNORED).sum()) * min(1.0, at_once / max(1, len(rows))))
 
 
 def _rows(
