@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError, ModelError, UsageError
 from embedkit.estimators.tagging import Tagged, tag_inputs
 from embedkit.runtime.batching import pad
 from embedkit.runtime.description import Description
@@ -253,12 +253,14 @@ def by_hand(tokenizer: Tokenizer, words: list[str], labels: Sequence[str], aggre
             known += [softmax(logits[place]) for place in np.flatnonzero(mine).tolist()]
         if known:
             surest = max(known, key=lambda one: float(one.max()))
-            found[word] = {"first": known[0], "average": sum(known) / len(known), "max": surest}[aggregation]
+            mean = softmax(np.mean(np.log(known), axis=0))
+            means = {"average": sum(known) / len(known), "logits": mean}
+            found[word] = {"first": known[0], "max": surest, **means}[aggregation]
     return found
 
 
 @labels_of_both_worlds
-@pytest.mark.parametrize("aggregation", AGGREGATED)
+@pytest.mark.parametrize("aggregation", [*AGGREGATED, "logits"])
 @given(sentences=words_lists, more=st.integers(2, 20), seed=st.integers(0, 3))
 def test_each_word_has_its_own_tag(
     labels: tuple[str, ...],
@@ -396,6 +398,19 @@ def tagged(
         return tagging.answer(sentences, run or run_of(labels), rows=numbers)
 
     return tag_inputs(inputs, rows, answer, spans="O" in labels)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("aggregation", [*AGGREGATED, "none", "logits"])
+def test_logits_that_are_no_numbers_are_said(aggregation: Any, wrong: float, folders: dict[str, Path]) -> None:
+    def run(tokens: Tokens) -> Any:
+        logits = np.zeros((1, int(tokens.lengths[0]), len(TAGS)), np.float32)
+        logits[0, 2, 1] = wrong
+        yield np.array([0]), logits
+
+    tagging = Tagging(opened(folders["bert"], 20), TAGS, aggregation=aggregation)
+    with pytest.raises(ModelError, match="no numbers for 1 of 3 tokens"):
+        tagging.answer([["good", "film", "bad"]], run)
 
 
 # --- texts and their words -----------------------------------------------------------------------------------

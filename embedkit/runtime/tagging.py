@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.errors import UsageError
+from embedkit.errors import ModelError, UsageError
 from embedkit.runtime.bio import bio_valid
 from embedkit.runtime.decide import softmax
 from embedkit.runtime.entities import OUTSIDE, has_spans
@@ -127,6 +127,8 @@ class Tagging:
         ------
         DataError
             An input is no list of words, or has no UTF-8.
+        ModelError
+            The model gives what is no number.
         """
         listed = checked_sentences(sentences, rows)
         parts = list(chunks_of(listed)) or [slice(0)]
@@ -178,12 +180,12 @@ class Tagging:
             places = tokens.offsets[windows][:, None] + np.arange(logits.shape[1])
             there = places < tokens.offsets[windows + 1][:, None]
             there[there] = wanted[places[there]]
-            values = logits[there].astype(np.float64)
             begins = given.first[places[there]]
             words = word_of[places[there]][begins]
-            found[words] = _aggregated(
-                softmax(values) if self.aggregation in _BY_PROBABILITY else values, begins, self.aggregation
-            )
+            values = _checked(logits[there].astype(np.float64))
+            if self.aggregation in _BY_PROBABILITY:
+                values = softmax(values)
+            found[words] = _aggregated(values, begins, self.aggregation)
             read[words] = True
         return found, read
 
@@ -246,6 +248,14 @@ def _valid(
     begins = np.flatnonzero(np.append(True, (np.diff(row_of) != 0) | (np.diff(place) != 1)))
     logs = np.log(np.maximum(known, np.finfo(known.dtype).tiny))
     return bio_valid(logs, np.diff(np.append(begins, len(known))), list(map(str, labels)))
+
+
+def _checked(logits: Floats) -> Floats:
+    """Return the logits of tokens, (tokens, C), if all of them are numbers."""
+    wrong = int((~np.isfinite(logits).all(axis=1)).sum())
+    if wrong:
+        raise ModelError(f"the model gives logits that are no numbers for {wrong:,} of {len(logits):,} tokens")
+    return logits
 
 
 def _aggregated(known: Floats, begins: NDArray[np.bool_], aggregation: Aggregation) -> Floats:
