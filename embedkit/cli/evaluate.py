@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     if args.output:
         check_replaceable(Path(args.output), args.overwrite)
+    _read_as_trained(args)
     dataset = options.dataset_of(args, labels="required")
     classifier = options.answerer_of(args)
     entry, done, evaluating = (_words if classifier.kind == "tokens" else _texts)(args, dataset, classifier)
@@ -65,6 +68,16 @@ def run(args: argparse.Namespace) -> int:
         if args.output:
             say(args, f"saved in {args.output}")
     return 0
+
+
+def _read_as_trained(args: argparse.Namespace) -> None:
+    """Take the column of tags that training took, unless the user names one."""
+    path = Path(args.folder) / "metrics.json"
+    if args.task != "auto" or args.tags_column is not None or not path.is_file():
+        return
+    with suppress(ValueError):  # damaged: opening the folder says so
+        settings = json.loads(path.read_bytes()).get("settings", {})
+        args.task = settings["task"] if settings.get("task") in ("ner", "pos", "chunk") else args.task
 
 
 def _texts(args: argparse.Namespace, dataset: Dataset, classifier: Any) -> tuple[Entry, Any, float]:  # noqa: ANN401
