@@ -1414,7 +1414,8 @@ def test_a_manifest_with_anything_missing_or_garbled_is_refused(model: str, arti
         (("label_dtype",), "U1", "labels are not of the dtype U1"),
         (("input",), "tokens", "input is 'tokens'; this embedkit knows 'text', 'pair'"),
         (("input",), "pair", "trained on the feature space"),
-        (("task",), "tokens", "task is 'tokens'"),
+        (("task",), "speech", "task is 'speech'; this embedkit knows 'sequence', 'tokens'"),
+        (("task",), "tokens", "input is 'text'; this embedkit knows 'tokens'"),
         (("thresholds",), [0.5, 0.5], "its manifest is damaged"),
         (
             ("thresholds",),
