@@ -1587,12 +1587,14 @@ def test_the_packaged_model_s_artifact(tmp_path: Path) -> None:
 
 
 def test_the_public_names() -> None:
-    assert dir(embedkit) == ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "__version__", "load"]
+    names = ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "TokenClassifier", "__version__", "load"]
+    assert dir(embedkit) == names
     assert sorted(embedkit.__all__) == dir(embedkit)
-    from embedkit.estimators import embedding_classifier, finetuned_classifier, text_encoder
+    from embedkit.estimators import embedding_classifier, finetuned_classifier, text_encoder, token_classifier
 
     assert embedkit.FineTunedClassifier is finetuned_classifier.FineTunedClassifier
     assert embedkit.TextEncoder is text_encoder.TextEncoder
+    assert embedkit.TokenClassifier is token_classifier.TokenClassifier
     assert embedkit.EmbeddingClassifier is embedding_classifier.EmbeddingClassifier
     assert not hasattr(embedkit, "Encoder")
     with pytest.raises(AttributeError, match="module 'embedkit' has no attribute 'Encoder'"):

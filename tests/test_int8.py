@@ -23,7 +23,6 @@ from embedkit.errors import DataError, ExportError, UsageError
 from embedkit.evaluation.trial import classifier_trial, encoder_trial, held_out_trial, task_trial
 from embedkit.export.quantize import Setting, int8_rows, quantize, settings, vnni
 from embedkit.export.verdict import FEW, Outcome, Rows, Trial, Verdict, _compared, decide_int8, verdict_text
-from embedkit.metrics import grouped_difference, paired_difference
 
 WORDS, WIDTH, BLOCKS = 600, 128, 3
 
@@ -254,35 +253,6 @@ def test_no_rows_are_said(graph: Path, tmp_path: Path) -> None:
     none = rows_of("nothing", np.zeros(0, np.int64))
     with pytest.raises(ExportError, match="nothing has no rows"):
         decide_int8(Trial(none, none), graph, tmp_path / "small.onnx", Fake(graph, [], {}).open, ("", 1), 1)
-
-
-# --- differences of items in groups ---------------------------------------------------------------------
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
-def test_an_item_alone_in_its_group_is_a_row(pairs: list[tuple[bool, bool]]) -> None:
-    first, second = np.array(pairs).T
-    true = np.ones(len(pairs), np.int64)
-    plain = paired_difference(true, first.astype(int), second.astype(int), 2)
-    grouped = grouped_difference(np.arange(len(pairs)), first, second)
-    assert {name: grouped[name] for name in ("metric", "first", "second")} == {
-        name: plain[name] for name in ("metric", "first", "second")
-    }
-    assert grouped["difference"] == pytest.approx(plain["difference"])
-
-
-def test_more_items_alike_in_a_group_tell_no_more() -> None:
-    rng = np.random.default_rng(0)
-    first, second = rng.random((2, 200)) < [[0.8], [0.7]]
-    once = grouped_difference(np.arange(200), first, second)
-    often = grouped_difference(np.repeat(np.arange(200), 9), np.repeat(first, 9), np.repeat(second, 9))
-    assert often["ci95"] == pytest.approx(once["ci95"])
-    assert often["difference"] == pytest.approx(first.mean() - second.mean())
-
-
-def test_groups_and_items_must_be_as_many() -> None:
-    with pytest.raises(DataError, match="2 group labels but 1 first"):
-        grouped_difference([0, 1], [True], [True])
 
 
 # --- whose rows -----------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embedkit.data import LabelCodec, Split
+from embedkit.data.schemes import iob2_tags
 from embedkit.estimators.tagging import Tagged, Tagger
 from embedkit.evaluation.judged import tuned_on
 from embedkit.evaluation.tag_report import tag_text, write_tag_report
 from embedkit.metrics.spans import tagging
+from embedkit.runtime.entities import OUTSIDE
 
 if TYPE_CHECKING:
     from embedkit.runtime.tokens import Words
@@ -70,6 +72,8 @@ def tag_judged(split: Split, tagger: Tagger, *, strict: bool = False) -> TagJudg
     tagged = tagger.predict(cast("list[str | Words]", split.inputs), rows=split.rows)
     true = cast("list[list[str]]", split.labels)
     predicted = cast("list[list[str | None]]", tagged.tags)
+    if tagger.spans and not {"B", "I", OUTSIDE} >= {label.partition("-")[0] for label in tagger.labels}:
+        predicted = [list[str | None](iob2_tags(tags)) for tags in predicted]  # of others, in BIOES and the like
     metrics = tagging(true, predicted, spans=tagger.spans, strict=strict)
     unseen = LabelCodec(tagger.labels).extended(true).classes[len(tagger.labels) :]
     if unseen:

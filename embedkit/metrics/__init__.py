@@ -4,7 +4,7 @@ The tests hold every figure equal to scikit-learn's, those of entities to seqeva
 interval to scipy's beta quantiles.
 """
 
-from embedkit.metrics.differences import grouped_difference, paired_difference
+from embedkit.metrics.differences import paired_difference
 from embedkit.metrics.intervals import clopper_pearson
 from embedkit.metrics.label_sets import multilabel
 from embedkit.metrics.multiclass import classification, confusion_matrix, macro_f1_interval, matthews_correlation
@@ -17,7 +17,6 @@ __all__ = [
     "confusion_matrix",
     "entity_scores",
     "expected_calibration",
-    "grouped_difference",
     "macro_f1_interval",
     "matthews_correlation",
     "multilabel",

@@ -14,7 +14,6 @@ from embedkit.metrics.counts import (
     Counts,
     Floats,
     check_codes,
-    check_lengths,
     check_sets,
     distinct_rows,
     f1_counts,
@@ -117,60 +116,6 @@ def paired_difference(
         only = [int(rows[right[i] & ~right[1 - i]].sum()) for i in (0, 1)]
         result |= {"p_value": mcnemar(*only), "p_value_method": "exact McNemar test, two-sided"}
     return result
-
-
-def grouped_difference(
-    groups: npt.ArrayLike,
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    *,
-    resamples: int = 2000,
-    seed: int = 42,
-) -> dict[str, Any]:
-    """Compare two classifiers on items that come in groups, such as the words of sentences.
-
-    Groups are resampled whole: what stands in one sentence is not independent, and words drawn singly would make
-    the interval too narrow.
-
-    Parameters
-    ----------
-    groups : array-like of int, shape (n,)
-        The group of each item.
-    first, second : array-like of bool, shape (n,)
-        Whether each classifier has the item right.
-    resamples : int, default 2000
-    seed : int
-
-    Returns
-    -------
-    dict
-        As of `paired_difference` for accuracies, without a p-value.
-
-    Raises
-    ------
-    DataError
-        There are no items, or not as many of each.
-    """
-    columns = {"group": np.asarray(groups), "first": np.asarray(first, bool), "second": np.asarray(second, bool)}
-    check_lengths(columns)
-    _, of_group = np.unique(columns["group"], return_inverse=True)
-    sums = [np.bincount(of_group, weights=columns[name]) for name in ("first", "second")]
-    patterns = np.column_stack([*sums, np.bincount(of_group)]).astype(np.int64)
-    distinct, rows = np.unique(patterns, axis=0, return_counts=True)
-
-    def both(drawn: Floats) -> Floats:
-        return drawn[:, :2] / np.maximum(drawn[:, 2:], 1)
-
-    scores = both(patterns.sum(axis=0, dtype=np.float64)[None])[0]
-    drawn = bootstrap(distinct, rows, both, resamples=resamples, seed=seed)
-    return {
-        "metric": "accuracy",
-        "first": float(scores[0]),
-        "second": float(scores[1]),
-        "difference": float(scores[0] - scores[1]),
-        "ci95": list(percentiles(drawn[:, 0] - drawn[:, 1])),
-        "method": f"paired {bootstrap_method(resamples, seed)}, groups drawn whole",
-    }
 
 
 def _distinct(given: dict[str, npt.ArrayLike], n_classes: int, several: bool) -> tuple[list[Bools], Counts]:
