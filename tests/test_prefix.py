@@ -241,6 +241,24 @@ def test_the_model_is_as_before_also_after_an_exception(build: Build, tokens: To
     assert torch.equal(model(**given).logits, expected)
 
 
+@pytest.mark.parametrize("family", ["bert", "mpnet", "deberta-v2", "modernbert"])
+def test_embeddings_are_not_computed_where_states_are_kept(
+    build: Build, tokens: Tokens, tmp_path: Path, family: str
+) -> None:
+    model = build(family)
+    frozen = freeze_parts(model, 1, name="tiny")
+    states = keep(model, frozen, tokens, tmp_path / "states.npy")
+    windows = BATCHES[0]
+    calls: list[object] = []
+    table = model.base_model.get_input_embeddings()
+    table.register_forward_hook(lambda *_: calls.append(_))
+    with torch.no_grad(), from_block(model, frozen, states.batch(windows)):
+        model(**inputs(model, tokens, windows))
+    assert not calls
+    model(**inputs(model, tokens, windows))
+    assert calls
+
+
 def test_somebody_elses_forward_comes_back(build: Build, tokens: Tokens, tmp_path: Path) -> None:
     model = build("bert")
     frozen = freeze_parts(model, 1, name="tiny")

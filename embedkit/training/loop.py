@@ -208,6 +208,7 @@ def train(
         stack.enter_context(quiet())
         stack.enter_context(threads_set(settings.threads))
         stack.enter_context(frozen.still())
+        stack.enter_context(_walked_once(model))
         kept = states(frozen, folder) if states is not None else (None, None)
         arguments = _arguments(settings, rate, folder, judged=validation is not None, kept=place)
         judged = None if validation is None else _Reading(validation, kept[1])
@@ -285,6 +286,20 @@ def _device_of(device: str) -> torch.device:
             f"CUDA_VISIBLE_DEVICES={found.index} and --device cuda"
         )
     return found
+
+
+@contextlib.contextmanager
+def _walked_once(model: Any) -> Iterator[None]:  # noqa: ANN401 - a family's own
+    """Let ``model.train()`` return at once where the model trains already: the Trainer calls it at every step."""
+
+    def train(mode: bool = True) -> Any:  # noqa: ANN401
+        return model if model.training is mode else type(model).train(model, mode)
+
+    vars(model)["train"] = train
+    try:
+        yield
+    finally:
+        del vars(model)["train"]
 
 
 @contextlib.contextmanager
@@ -418,6 +433,7 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
     ) -> None:
         self._task, self._frozen, self._settings = task, frozen, settings
         self._order = _Order(reading.rows.tokens.lengths, settings)
+        self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.history = _History(self)
         super().__init__(
             model,
@@ -523,6 +539,16 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
             )
         self.history.add(loss)
         return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:  # noqa: ANN401 - as the Trainer has it
+        """Clip gradients as the Trainer does; on a CPU those that are short enough are not written anew."""
+        if self.args.device.type != "cpu" or self.accelerator.num_processes > 1:
+            return super()._clip_grad_norm(model)
+        learning = [parameter for parameter in self._learning if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in learning])
+        if norm > self.args.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(learning, self.args.max_grad_norm, norm)
+        return norm
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nobody asks, and to count them the Trainer walks through all parameters at every step."""

@@ -57,6 +57,8 @@ class Frozen:
         What gives the first `blocks` blocks' output, in the order in which it acts.
     following : torch.nn.Module or None
         The block after these; None if there is none.
+    embeddings : torch.nn.Module or None
+        What the first block reads; None where that is not of one module.
     """
 
     freeze: Freeze
@@ -65,6 +67,7 @@ class Frozen:
     counts: tuple[PartCount, ...]
     prefix: tuple[nn.Module, ...] = field(repr=False)
     following: nn.Module | None = field(repr=False)
+    embeddings: nn.Module | None = field(repr=False)
     _still: tuple[nn.Module, ...] = field(repr=False)
 
     @property
@@ -135,6 +138,7 @@ def freeze_parts(model: PreTrainedModel, freeze: Freeze, *, name: str, fresh: Co
             "take freeze 'none'"
         )
     blocks = anatomy.layers if freeze == "head-only" else freeze if isinstance(freeze, int) else 0
+    beginning = anatomy.modules.get(_EMBEDDINGS, ())
     return Frozen(
         freeze,
         blocks,
@@ -142,6 +146,7 @@ def freeze_parts(model: PreTrainedModel, freeze: Freeze, *, name: str, fresh: Co
         tuple(_counts(anatomy)),
         prefix=tuple(module for part in anatomy.blocks[:blocks] for module in anatomy.modules[part]),
         following=anatomy.modules[anatomy.blocks[blocks]][0] if 0 < blocks < len(anatomy.blocks) else None,
+        embeddings=beginning[0] if len(beginning) == 1 else None,
         _still=tuple(module for part in still for module in anatomy.modules[part]),
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ _ITEM = 4  # bytes of a float32
 _TOLERANCE = 1e-4  # of the largest, at least of 1: as an exported graph is held to
 # Whether a class of modules answers with a tuple: families differ in it, and releases of transformers may.
 _gives_tuple: dict[type[nn.Module], bool] = {}
+# How wide the states are that embeddings give; 0 where they give something else than states.
+_widths: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def prefix_bytes(tokens: Tokens, hidden: int) -> int:
@@ -136,10 +139,10 @@ def keep_states(
 def from_block(model: PreTrainedModel, frozen: Frozen, hidden: torch.Tensor) -> Iterator[None]:
     """Let a model start at its first block that learns, from kept states.
 
-    Inside, what gives the frozen blocks' output gives `hidden`, whatever it is called with. Embeddings, masks and
-    positions are computed as always: of them all but the embeddings are needed, and these cost next to nothing.
-    No module is replaced, so names and hooks stay. Backward passes may come after the context, also those that
-    compute a block again (gradient checkpointing).
+    Inside, what gives the frozen blocks' output gives `hidden`, whatever it is called with; so do the embeddings,
+    which are not computed, where they are as wide. Masks and positions are computed as always. No module is
+    replaced, so names and hooks stay. Backward passes may come after the context, also those that compute a block
+    again (gradient checkpointing).
 
     Parameters
     ----------
@@ -159,16 +162,19 @@ def from_block(model: PreTrainedModel, frozen: Frozen, hidden: torch.Tensor) -> 
         raise UsageError("no block is frozen, so a model cannot start from the output of frozen blocks")
     _learn_kinds(model, frozen)
     given = hidden.to(model.device, non_blocking=True)
-    before = [vars(module).get("forward") for module in frozen.prefix]
+    forwards = {module: _answering(given, as_tuple=_gives_tuple[type(module)]) for module in frozen.prefix}
+    if frozen.embeddings is not None and _widths.get(frozen.embeddings) == given.shape[2]:
+        forwards[frozen.embeddings] = _beginning(given, frozen.embeddings.forward)
+    before = [vars(module).get("forward") for module in forwards]
     try:
-        for module in frozen.prefix:
-            vars(module)["forward"] = _answering(given, as_tuple=_gives_tuple[type(module)])
+        for module, forward in forwards.items():
+            vars(module)["forward"] = forward
         yield
     finally:
-        for module, forward in zip(frozen.prefix, before, strict=True):
+        for module, theirs in zip(forwards, before, strict=True):
             del vars(module)["forward"]
-            if forward is not None:  # somebody else's, such as accelerate's
-                vars(module)["forward"] = forward
+            if theirs is not None:  # somebody else's, such as accelerate's
+                vars(module)["forward"] = theirs
 
 
 def _answering(given: torch.Tensor, *, as_tuple: bool) -> Callable[..., Any]:
@@ -185,9 +191,21 @@ def _answering(given: torch.Tensor, *, as_tuple: bool) -> Callable[..., Any]:
     return forward
 
 
+def _beginning(given: torch.Tensor, own: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a forward of embeddings that answers `given` to ids of its shape, to anything else as its `own`."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the family has it
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        alike = isinstance(ids, torch.Tensor) and ids.shape == given.shape[:2]
+        return given if alike else own(*args, **kwargs)
+
+    return forward
+
+
 def _learn_kinds(model: PreTrainedModel, frozen: Frozen) -> None:
-    """See once, on two tokens, which modules answer with a tuple."""
-    if all(type(module) in _gives_tuple for module in frozen.prefix):
+    """See once, on two tokens, which modules answer with a tuple, and how wide embeddings are."""
+    known = frozen.embeddings is None or frozen.embeddings in _widths
+    if known and all(type(module) in _gives_tuple for module in frozen.prefix):
         return
     ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
     with _resting(model), torch.no_grad():
@@ -207,10 +225,15 @@ def _output(model: PreTrainedModel, frozen: Frozen, given: Mapping[str, torch.Te
         if module is frozen.prefix[-1]:
             last[:] = [output[0] if isinstance(output, tuple) else output]
 
+    def begin(module: nn.Module, _: object, output: object) -> None:
+        _widths[module] = output.shape[-1] if isinstance(output, torch.Tensor) and output.ndim == 3 else 0
+
     def stop(*_: object) -> None:
         raise _ReachedError
 
     hooks = [module.register_forward_hook(note) for module in frozen.prefix]
+    if frozen.embeddings is not None:
+        hooks.append(frozen.embeddings.register_forward_hook(begin))
     if frozen.following is not None:
         hooks.append(frozen.following.register_forward_pre_hook(stop))
     try:
