@@ -139,15 +139,18 @@ def speed(data: Path, rounds: int) -> dict[str, Any]:
 
 
 def prefix(data: Path, rounds: int) -> dict[str, Any]:
-    """Five epochs of rotten_tomatoes with five of six blocks frozen, their output kept or not."""
-    sides: dict[str, list[dict[str, Any]]] = {"off": [], "on": []}
-    for number in range(rounds):
-        for cache in ("off", "on"):
-            how: dict[str, Any] = {"epochs": 5, "freeze": 5, "eval_strategy": "no", "seed": 42 + number}
-            side, _ = ours(data, "rotten_tomatoes", TuneSettings(**how, cache_prefix=cache))
-            sides[cache].append(side._asdict())
-        print(json.dumps({name: found[-1] for name, found in sides.items()}), flush=True)
-    return sides
+    """Five epochs of rotten_tomatoes with five of six blocks frozen, their output kept or not, by precision."""
+    found: dict[str, Any] = {}
+    for precision in ("auto", "float32"):
+        for number in range(rounds):
+            for cache in ("off", "on"):
+                how: dict[str, Any] = {"epochs": 5, "freeze": 5, "eval_strategy": "no", "seed": 42 + number}
+                settings = TuneSettings(**how, cache_prefix=cache, precision=precision)
+                side, about = ours(data, "rotten_tomatoes", settings)
+                sides = found.setdefault(about["precision"], {"off": [], "on": []})
+                sides[cache].append(side._asdict())
+                print(json.dumps({about["precision"]: {cache: side._asdict()}}), flush=True)
+    return found
 
 
 def quality(data: Path) -> dict[str, Any]:
@@ -203,17 +206,19 @@ def _speed_lines(sides: dict[str, list[dict[str, float]]]) -> list[str]:
     return lines
 
 
-def _prefix_lines(sides: dict[str, list[dict[str, float]]]) -> list[str]:
+def _prefix_lines(found: dict[str, Any]) -> list[str]:
     lines = [
         "## Five epochs of rotten_tomatoes, 5 of 6 blocks frozen",
         "",
-        "| output of the frozen blocks | seconds (median) | times as fast | test accuracy |",
-        "|---|---|---|---|",
+        "| precision | output of the frozen blocks | seconds (median) | times as fast | test accuracy |",
+        "|---|---|---|---|---|",
     ]
-    for name, said in (("off", "computed in each epoch"), ("on", "computed once and kept on disk")):
-        seconds = statistics.median(side["seconds"] for side in sides[name])
-        shown = ", ".join(f"{side['accuracy']:.4f}" for side in sides[name])
-        lines.append(f"| {said} | {seconds:.0f} | {_ratios(sides['off'], sides[name])} | {shown} |")
+    for precision, sides in found.items():
+        for name, said in (("off", "computed in each epoch"), ("on", "computed once and kept on disk")):
+            seconds = statistics.median(side["seconds"] for side in sides[name])
+            shown = ", ".join(f"{side['accuracy']:.4f}" for side in sides[name])
+            ratio = _ratios(sides["off"], sides[name])
+            lines.append(f"| {precision} | {said} | {seconds:.0f} | {ratio} | {shown} |")
     return lines
 
 
