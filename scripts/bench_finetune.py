@@ -170,7 +170,8 @@ def table(found: dict[str, Any], command: str) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
     gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     lines = ["# Fine-tuning, measured", ""]
-    lines += [f"`{command}`, {time.strftime('%Y-%m-%d')}; {threads} threads of {processor}{gpu}, {packages}.", ""]
+    cores = f"{threads} thread{'s' if threads > 1 else ''}"
+    lines += [f"`{command}`, {time.strftime('%Y-%m-%d')}; {cores} of {processor}{gpu}, {packages}.", ""]
     lines += [
         f"all-MiniLM-L6-v2, batches of {BATCH}, learning rate {RATE:g}; every other setting is the default.",
         "",
