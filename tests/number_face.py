@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from embedkit.encoders import View
+from embedkit.encoders.folder import ModelFolder
+from embedkit.runtime.tokens import Tokens
 from tests.tiny_models import make_encoder
 
 Floats = NDArray[np.floating[Any]]
@@ -38,6 +41,28 @@ def read_numbers(ids: NDArray[np.integer[Any]], digits: Mapping[int, str]) -> ND
     spelt = "".join(digits.get(token, "") for token in ids.tolist())
     numbers = np.frombuffer(bytes.fromhex(spelt), np.float64)
     return np.concatenate([numbers, np.zeros(WIDTH - 1 - len(numbers)), [1]])
+
+
+class Reader:
+    """Reads back the numbers that texts spell."""
+
+    overlaps = False
+
+    def __init__(self, folder: ModelFolder) -> None:
+        self.digits = digits_of(folder.path)
+
+    def run(
+        self,
+        tokens: Tokens,
+        batches: Sequence[NDArray[np.int64]],
+        pad_id: int,
+        views: Sequence[View],
+        threads: int | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        for windows in batches:
+            spelt = (tokens.ids[tokens.offsets[w] : tokens.offsets[w + 1]] for w in windows)
+            read = np.stack([read_numbers(ids, self.digits) for ids in spelt]).astype(np.float32)
+            yield windows, np.stack([read] * len(views))
 
 
 def spell(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[str] | pd.Series:

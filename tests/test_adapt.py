@@ -32,7 +32,7 @@ from embedkit.training.masking import MaskedRows, MaskSettings, masked_rows
 from embedkit.training.mlm import HeadSettings, adapt_model, mask_tokens, masked_only, measure, open_masked
 from embedkit.training.rows import IGNORED
 from embedkit.training.settings import TuneSettings
-from tests.tiny_models import FAMILIES, make_decoder, make_encoder, make_sentence_transformer
+from tests.tiny_models import FAMILIES, make_decoder, make_encoder, make_sentence_transformer, without_dropout
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -57,14 +57,6 @@ def rows_for(folder: Path, texts: list[str] = TEXTS, *, seed: int = 0, share: fl
 
 def run_of(folder: Path, rows: MaskedRows, settings: TuneSettings, **more: Any) -> Any:
     return adapt_model(open_start(str(folder)).folder, rows, rows, settings, HeadSettings(), max_length=64, **more)
-
-
-def without_dropout(folder: Path) -> Path:
-    """Take dropout out of a model: parts of a step draw other numbers than the whole."""
-    config = json.loads((folder / "config.json").read_text())
-    config |= {name: 0.0 for name in config if "dropout" in name and isinstance(config[name], float)}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 QUICK = TuneSettings(epochs=1, batch_size=16, learning_rate=1e-3, device="cpu", precision="float32", threads=1)

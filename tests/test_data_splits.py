@@ -1,9 +1,8 @@
-"""Laws of hold-outs, folds and few-shot samples."""
+"""Laws of hold-outs and folds."""
 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedkit.data import groups_of, holdout, sample_shots, stratified_folds
+from embedkit.data import groups_of, holdout, stratified_folds
 from embedkit.errors import DataError, UsageError
 
 rows = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), min_size=2, max_size=60)
@@ -72,11 +71,10 @@ def test_holdout_by_hand() -> None:
     assert Counter(i % 4 in {1, 2} for i in holdout(sets, np.arange(20), 0.4, 0)[1]) == {True: 4, False: 4}
 
 
-def test_the_sample_of_a_seed_never_changes() -> None:
+def test_the_hold_out_of_a_seed_never_changes() -> None:
     """Fixed by hand: a release that draws otherwise breaks comparisons with earlier figures."""
     labels = ["a", "b"] * 10
     assert holdout(labels, np.arange(20), 0.2, 42)[1].tolist() == [9, 10, 12, 17]
-    assert sample_shots(labels, 2, 42).tolist() == [1, 10, 12, 17]
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
@@ -197,29 +195,3 @@ def test_folds_that_cannot_be() -> None:
         stratified_folds(["a", "b"], [0, 1], 1, 0)
     with pytest.raises(DataError, match="4 distinct texts, too few for 5 folds; add texts"):
         stratified_folds(["a", "a", "b", "b"], [0, 1, 2, 3], 5, 0)
-
-
-@settings(max_examples=100, deadline=None)
-@given(labels=st.lists(st.sampled_from("abcd"), min_size=1, max_size=80), seed=seeds)
-def test_shots_are_balanced_and_nested(labels: list[str], seed: int) -> None:
-    least = min(Counter(labels).values())
-    samples = [set(sample_shots(labels, shots, seed).tolist()) for shots in range(1, least + 1)]
-    for shots, sample in enumerate(samples, 1):
-        assert Counter(labels[i] for i in sample) == dict.fromkeys(set(labels), shots)
-    for smaller, larger in pairwise(samples):
-        assert smaller < larger
-    with pytest.raises(DataError, match=rf"lower --shots to {least}$"):
-        sample_shots(labels, least + 1, seed)
-
-
-def test_shots_name_the_classes_that_lack_rows() -> None:
-    with pytest.raises(
-        DataError, match=r"16 rows of each class are asked for; 2 classes have fewer: 'a' \(3\), 'b' \(2\)"
-    ):
-        sample_shots(["a"] * 3 + ["b"] * 2 + ["c"] * 16, 16, 0)
-    with pytest.raises(UsageError, match="at least 1"):
-        sample_shots(["a"], 0, 0)
-    many = sample_shots(["a", "b"] * 100, 32, 7).tolist()
-    assert set(sample_shots(["a", "b"] * 100, 8, 7).tolist()) < set(many)
-    assert many != sample_shots(["a", "b"] * 100, 32, 8).tolist()
-    assert many == sorted(many)

@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from embedkit.encoders import EncoderSettings, FeatureExtractor, torch_encoder
-from embedkit.encoders.torch_encoder import TorchEncoder, check_precision, resolve_device
+from embedkit.encoders.torch_encoder import TorchEncoder, check_precision, open_pretrained, quiet, resolve_device
 from embedkit.errors import ModelError, UsageError
 from embedkit.hub import resolve_model
 from embedkit.runtime.tokens import Text, Tokenizer
@@ -1162,6 +1166,44 @@ def test_opened_models_are_shared_and_few(folders: Folders) -> None:
         extractor(folders(make_encoder, family)).encoder()
     assert len(torch_encoder._open) == 2
     assert extractor(folders(make_encoder, "bert")).encoder() is not first
+
+
+class Slow:
+    """A class of transformers whose loading takes its time, as a method that loading replaces."""
+
+    begun, within, most = threading.Event(), 0, 0
+
+    @classmethod
+    def from_pretrained(cls, *given: object, **told: object) -> None:
+        cls.within += 1
+        cls.most = max(cls.most, cls.within)
+        cls.begun.set()
+        time.sleep(0.2)
+        cls.within -= 1
+        raise ValueError("nothing here")
+
+
+def test_threads_load_models_one_at_a_time(tmp_path: Path) -> None:
+    """transformers replaces methods of its classes while it loads; what is loaded later had untied weights."""
+    level = transformers_logging.get_verbosity()
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(open_pretrained, Slow, tmp_path, torch.float32) for _ in range(3)]
+        assert Slow.begun.wait(10)
+        assert transformers_logging.get_verbosity() == transformers_logging.ERROR
+        assert all(isinstance(run.exception(), ModelError) for run in runs)
+    assert Slow.most == 1
+    assert transformers_logging.get_verbosity() == level
+
+
+def test_threads_that_want_quiet_leave_the_level_as_it_was() -> None:
+    """The first to come is the first to go: the second must not put back what it found."""
+    level, first, second = transformers_logging.get_verbosity(), quiet(), quiet()
+    assert level != transformers_logging.ERROR
+    for step in (first.__enter__, second.__enter__, lambda: first.__exit__(None, None, None)):
+        step()
+        assert transformers_logging.get_verbosity() == transformers_logging.ERROR
+    second.__exit__(None, None, None)
+    assert transformers_logging.get_verbosity() == level
 
 
 def test_half_weights_are_computed_in_float32(folders: Folders) -> None:

@@ -50,7 +50,8 @@ from sklearn.utils import estimator_checks, get_tags
 
 import embedkit
 from embedkit import EmbeddingClassifier, TextEncoder
-from embedkit.artifact import staged
+from embedkit.artifact import staged, write_manifest
+from embedkit.cli.main import main
 from embedkit.data import LabelCodec
 from embedkit.encoders import EncoderSettings, FeatureExtractor, torch_encoder
 from embedkit.errors import (
@@ -66,6 +67,7 @@ from embedkit.estimators.frozen import FrozenClassifier, load_frozen
 from embedkit.estimators.inputs import as_inputs
 from embedkit.heads import HeadSpec, fit_head
 from embedkit.hub import Resolved, resolve_model
+from embedkit.runtime.manifest import ENCODER
 from tests.tiny_models import make_encoder, make_sentence_transformer
 
 Floats = NDArray[np.floating[Any]]
@@ -1281,6 +1283,23 @@ def test_an_artifact_is_two_files_without_pickle(artifact: Path, model: str) -> 
     assert manifest["versions"]["scikit-learn"]
 
 
+def test_the_encoder_that_a_head_reads_is_not_overwritten(tmp_path: Path, model: str) -> None:
+    """One that embedkit wrote, which --overwrite would take for an earlier output."""
+    adapted = tmp_path / "adapted"
+    shutil.copytree(model, adapted)
+    write_manifest(adapted, {"kind": ENCODER})
+    before = sorted((path, path.read_bytes()) for path in adapted.rglob("*") if path.is_file())
+    classifier = fitted(str(adapted), LABELS)
+    for place in (adapted, tmp_path / "here" / ".." / "adapted"):
+        with pytest.raises(OutputExistsError, match="holds the encoder that the head reads"):
+            classifier.save(place, overwrite=True)
+    table = tmp_path / "data.csv"
+    pd.DataFrame({"text": TEXTS, "label": LABELS}).to_csv(table, index=False)
+    told = ["fit-head", str(table), "-m", str(adapted), "-o", str(adapted), "--overwrite", "--no-store"]
+    assert main(told) == 2
+    assert sorted((path, path.read_bytes()) for path in adapted.rglob("*") if path.is_file()) == before
+
+
 def test_save_refuses_what_is_there(artifact: Path, model: str) -> None:
     other = fitted(model, THREE)
     with pytest.raises(OutputExistsError, match="--overwrite"):
@@ -1587,7 +1606,8 @@ def test_the_packaged_model_s_artifact(tmp_path: Path) -> None:
 
 
 def test_the_public_names() -> None:
-    names = ["EmbeddingClassifier", "FineTunedClassifier", "TextEncoder", "TokenClassifier", "__version__", "load"]
+    names = ["EmbeddingClassifier", "FewShotClassifier", "FineTunedClassifier", "TextEncoder", "TokenClassifier",
+             "__version__", "compare", "load"]  # fmt: skip
     assert dir(embedkit) == names
     assert sorted(embedkit.__all__) == dir(embedkit)
     from embedkit.estimators import embedding_classifier, finetuned_classifier, text_encoder, token_classifier

@@ -602,7 +602,9 @@ VALUES = {
     "lang": "en",
     "charset": "utf-8",
     "http-equiv": "Content-Security-Policy",
-    "content": "default-src 'none'; style-src 'unsafe-inline'",
+    "name": "viewport",
+    "content": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    "|width=device-width, initial-scale=1",
     "class": "embedkit-explanation|note|text|unread|away|other|away other",
     "dir": "auto",
     "style": r"background:rgb\(\d+,\d+,\d+\)",
@@ -694,7 +696,7 @@ def test_a_notebook_gets_a_part_of_a_page(folder: Folders) -> None:
 def test_the_page_may_load_and_run_nothing(folder: Folders) -> None:
     page = explained(extractor(folder("bert")), "good film").to_html()
     head = page.partition("<body>")[0]
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in head
     assert page.startswith("<!doctype html>\n")
 

@@ -20,7 +20,7 @@ from embedkit.artifact import write_manifest
 from embedkit.data import LabelCodec
 from embedkit.encoders import EncoderSettings, FeatureExtractor
 from embedkit.errors import ArtifactError, DataError, ExportError, InputMissingError, OutputExistsError, UsageError
-from embedkit.estimators.exported import load_exported
+from embedkit.estimators.exported import open_exported
 from embedkit.export import Trained, export_classifier, export_encoder
 from embedkit.export.dense import CERTAIN, dense_of
 from embedkit.export.graph import Graph
@@ -735,7 +735,7 @@ def test_lost_and_empty_texts_are_counted(folder: Path) -> None:
 def test_labels_of_another_dtype_are_refused(dtype: object, folder: Path, tmp_path: Path) -> None:
     target = copy_of(folder, tmp_path / "copy", label_dtype=dtype)
     with pytest.raises(ArtifactError, match="not of the dtype"):
-        load_exported(target)
+        open_exported(target)
 
 
 @pytest.mark.slow

@@ -448,8 +448,8 @@ def make_tagger(root: Path) -> None:
     tokenizer = Tokenizer.from_file(model / "tokenizer.json", max_length=20, pad_id=base.pad_id)
     weights = AutoModelForTokenClassification.from_pretrained(model, local_files_only=True).eval()
     with staged(root / "ner") as stage:
-        write_json(stage / "metrics.json", {"splits": {}, "settings": {"data": "data", "task": "ner"}})
-        TunedTagger(weights, tokenizer, LabelCodec(TAGS, "str"), {"seed": 1}).save(stage, base)
+        write_json(stage / "metrics.json", {"splits": {}, "settings": {"data": "data"}})
+        TunedTagger(weights, tokenizer, LabelCodec(TAGS, "str"), {"seed": 1, "tag_task": "ner"}).save(stage, base)
 
 
 def write_conll(folder: Path, **splits: int) -> None:

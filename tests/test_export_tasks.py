@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -363,7 +364,7 @@ def test_a_tagger_of_ours_answers_alike_from_its_graph(family: str, tmp_path: Pa
     said = Tuned(TAGS, "str", "tokens", tagger.about)
     export(tmp_path / "ner", "tokens", tmp_path / "out", SENTENCES, max_length=POSITIONS, tuned=said)
     manifest = read_manifest(tmp_path / "out", kind="onnx")
-    assert manifest["words"] == {"split": "unicode", "aggregation": "first", "decoding": "argmax"}
+    assert manifest["words"] == {"split": "unicode", "aggregation": "first", "decoding": "bio"}
     assert (manifest["labels"], manifest["label_dtype"], manifest["seed"]) == (list(TAGS), "str", 1)
     assert manifest["parity"]["longest"] == POSITIONS
     exported = open_exported(tmp_path / "out", threads=1)
@@ -383,9 +384,31 @@ def test_a_tagger_of_ours_answers_alike_from_its_graph(family: str, tmp_path: Pa
     assert sum(counts) == len(TAG_SENTENCES)
 
 
+def test_a_tagger_of_ours_answers_in_valid_tags(tmp_path: Path) -> None:
+    """Those of the most probable tags of each word, where these are valid together."""
+    tagger = tuned_tagger(tmp_path / "m", "bert")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.nn.init.normal_(tagger.model.classifier.weight)  # so that all tags are found
+    apart = replace(tagger, about={"tag_task": "pos"})
+    each = apart.predict(TAG_SENTENCES).tags
+    assert sum(not is_valid(tags) for tags in each) > 10
+    for ours, alone in zip(tagger.predict(TAG_SENTENCES).tags, each, strict=True):
+        assert is_valid(ours)
+        assert ours == [tag or "O" for tag in alone] or not is_valid(alone)
+    pieces, theirs = (found.predict(TAG_SENTENCES, aggregation="none") for found in (tagger, apart))
+    assert pieces.tags == theirs.tags  # each token answers for itself
+
+
+def is_valid(tags: Sequence[Any]) -> bool:
+    """Whether I-X stands only after B-X or I-X."""
+    before = [None, *tags]
+    return all(not str(b).startswith("I-") or str(a)[1:] == b[1:] for a, b in zip(before, tags, strict=False))
+
+
 @pytest.mark.parametrize("aggregation", ["first", "average", "max"])
 def test_words_are_aggregated_as_transformers_aggregates_them(aggregation: Any, tmp_path: Path) -> None:
-    tagger = tuned_tagger(tmp_path / "m", "bert")
+    tagger = replace(tuned_tagger(tmp_path / "m", "bert"), about={"tag_task": "pos"})  # each word for itself
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m", local_files_only=True)
     pipeline = TokenClassificationPipeline(
         model=tagger.model, tokenizer=tokenizer, aggregation_strategy=aggregation, device="cpu"

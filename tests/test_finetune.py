@@ -40,7 +40,7 @@ from embedkit.training.sequence import Labelled, tune_sequence
 from embedkit.training.settings import TuneSettings, parse_arguments, usual_rate
 from embedkit.training.tuning import Tuned, Watch
 from tests.tiny_classifiers import make_classifier
-from tests.tiny_models import make_encoder
+from tests.tiny_models import make_encoder, without_dropout
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -341,21 +341,14 @@ def test_a_run_depends_on_its_seed_alone(model: str) -> None:
     assert not same(first, other)
 
 
-def test_accumulated_parts_learn_as_one_batch(model: str) -> None:
+def test_accumulated_parts_learn_as_one_batch(tmp_path: Path) -> None:
     """Without dropout: 4 parts of 4 rows move weights as 16 rows do."""
-    start = open_start(model)
-    quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    folder = start.folder.path
-    config = json.loads((folder / "config.json").read_text())
+    model = str(without_dropout(make_encoder(tmp_path / "bert", "bert", layers=2)))
     found = []
-    try:
-        (folder / "config.json").write_text(json.dumps({**config, **quiet}))
-        for batch, parts in ((16, 1), (4, 4)):
-            order = {"like_lengths": False, "class_weight": "balanced", "arguments": {"optim": "sgd"}}
-            made = tuned(model, False, batch_size=batch, accumulation=parts, epochs=1, **order)
-            found.append(weights_of(made.model))
-    finally:
-        (folder / "config.json").write_text(json.dumps(config))
+    for batch, parts in ((16, 1), (4, 4)):
+        order = {"like_lengths": False, "class_weight": "balanced", "arguments": {"optim": "sgd"}}
+        made = tuned(model, False, batch_size=batch, accumulation=parts, epochs=1, **order)
+        found.append(weights_of(made.model))
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-4, atol=1e-6)
 
@@ -732,19 +725,43 @@ def test_a_sweep_trains_one_model_for_each_and_judges_test_once(
         assert run("finetune", data, "-m", model, "-o", tmp_path / "x", *how, *wrong) == 2
 
 
+SECOND_IS_LATE = """
+import os, sys, time
+from embedkit.cli.main import main
+from embedkit.training import loop
+
+save, seal = loop._Trainer._save_rng_state, loop.seal
+
+def late(trainer, folder):
+    time.sleep(2 * int(os.environ["RANK"]))
+    save(trainer, folder)
+
+def sealed(checkpoint, history, kept):
+    seal(checkpoint, history, kept)
+    assert "rng_state_1.pth" in (checkpoint / "embedkit.json").read_text()
+
+loop._Trainer._save_rng_state, loop.seal = late, sealed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_two_processes_share_the_steps_and_one_writes(model: str, data: Path, tmp_path: Path) -> None:
-    """As ``accelerate launch`` starts them; 160 rows in batches of 8 are 10 steps for each of two."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    """As ``accelerate launch`` starts them; 160 rows in batches of 8 are 10 steps for each of two.
+
+    The first waits for what the second keeps in a checkpoint before it seals it, and before it removes it.
+    """
+    script = tmp_path / "late.py"
+    script.write_text(SECOND_IS_LATE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     how = ["finetune", str(data), "-m", model, "-o", str(tmp_path / "out"), "--epochs", "1", "--json", *FLAGS]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "-m", "embedkit", *how], env=environment, capture_output=True, text=True, timeout=240, check=True
-    )
+    done = subprocess.run([*launch, *how], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)  # one object: the other process says nothing
     assert found["settings"]["steps"] == 10
     assert [row["step"] for row in found["history"]] == [10]
     assert embedkit.load(tmp_path / "out").predict(["a film"])[0] in ("neg", "pos")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["late.py", "out"]
 
 
 def test_a_killed_run_is_gone_on_with(model: str, data: Path, tmp_path: Path) -> None:

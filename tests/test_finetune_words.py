@@ -30,7 +30,7 @@ from embedkit.training.settings import TuneSettings
 from embedkit.training.subtokens import RULES, continuing_codes, subtoken_targets
 from embedkit.training.tuning import Tuned, Watch
 from embedkit.training.words import WordTags, tune_words, words_of
-from tests.tiny_models import make_encoder
+from tests.tiny_models import make_encoder, without_dropout
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "little_garbage")
 
@@ -219,6 +219,19 @@ def test_each_word_weighs_the_same_whichever_batch_it_is_in() -> None:
     )
 
 
+@pytest.mark.parametrize("batch", [16, 15])
+def test_groups_of_a_batch_learn_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """Two halves move weights as all rows at once do; fifteen rows have no halves and are one group."""
+    model = str(without_dropout(make_encoder(tmp_path / "bert", "bert", layers=1)))
+    found = []
+    for groups in (1, 2):
+        monkeypatch.setattr("embedkit.training.words._GROUPS", groups)
+        made = tuned(model, WordTags(*sentences(batch)), batch_size=batch, epochs=3, arguments={"optim": "sgd"})
+        assert made.trained.steps == 3
+        found.append(made.model.state_dict())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
 def test_words_beyond_the_maximum_are_learnt_in_windows(model: str) -> None:
     """All persons stand behind the first six tokens, so that a model that saw no more could not know them."""
     chance = random.Random(3)
@@ -242,7 +255,7 @@ def test_tags_that_only_validation_has_count_as_errors(model: str) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ({"metric": "mcc"}, "no metric 'mcc' where tags stand for spans; allowed: f1, accuracy"),
+        ({"metric": "mcc"}, "no metric 'mcc' where tags stand for spans; allowed: f1, precision, recall"),
         ({"subtokens": "last"}, "label_subtokens is 'last'; allowed: first, all, continue"),
     ],
 )
@@ -384,6 +397,11 @@ def test_the_estimator_learns_on_frozen_vectors_too(model: str, tmp_path: Path) 
 def test_what_the_other_mode_has_is_refused(how: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         TokenClassifier("/nowhere", **how).fit([["a"]], [["O"]])
+
+
+def test_a_head_without_probabilities_is_refused_before_a_model_is_opened() -> None:
+    with pytest.raises(UsageError, match="ridge gives no probabilities"):
+        TokenClassifier("/nowhere", mode="frozen", head="ridge").fit([["a", "b"]], [["O", "B-PER"]])
 
 
 @pytest.mark.parametrize(

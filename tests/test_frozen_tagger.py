@@ -418,7 +418,12 @@ def test_candidates_are_scored_as_the_tagger_answers_by_folds_of_sentences(model
         true = [train.labels[i] for i in held]  # type: ignore[index]
         given_ = [
             answers_of(
-                head, features.vectors[rows[i]], ~features.empty[rows[i]], np.array([len(rows[i])]), ENTITIES
+                head,
+                features.vectors[rows[i]],
+                ~features.empty[rows[i]],
+                np.array([len(rows[i])]),
+                ENTITIES,
+                spans=True,
             )
             for i in held
         ]
@@ -458,7 +463,9 @@ def test_single_tags_are_chosen_by_accuracy(model: Path, tmp_path: Path) -> None
     assert sweep.metric == "accuracy"
     assert set(sweep.chosen.trial.scores) == {"accuracy", "macro-f1", "mcc"}
     assert 0.7 < sweep.chosen.trial.mean("accuracy") < 1  # words that were not read count as errors
-    with pytest.raises(UsageError, match="no metric 'f1' for these tags; allowed: accuracy, macro-f1, mcc"):
+    with pytest.raises(
+        UsageError, match="no metric 'f1' where tags are of single words; allowed: accuracy, macro-f1"
+    ):
         sweep_words(train, codec, *how, metric="f1")
 
 
@@ -475,7 +482,7 @@ def test_single_tags_are_chosen_by_accuracy(model: Path, tmp_path: Path) -> None
         (["--calibrate", "--rare", "drop"], "--calibrate, --rare are for labels of texts"),
         (["--clf", "ridge"], "ridge gives no probabilities"),
         (["--clf", "logreg,linear-svm"], "linear-svm gives no probabilities"),
-        (["--metric", "micro-f1"], "there is no metric 'micro-f1' for these tags; allowed: f1, precision"),
+        (["--metric", "micro-f1"], "there is no metric 'micro-f1' where tags stand for spans; allowed: f1"),
         (["--class-weight", '{"B-XYZ": 2}'], "unknown labels: B-XYZ"),
         (["--pooling", "cls"], "allowed: first, mean"),
         (["--normalize"], "normalize is of texts"),

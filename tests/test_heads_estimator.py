@@ -145,12 +145,32 @@ def test_what_cannot_be_taken_over_is_refused(estimator: BaseEstimator, message:
 )
 def test_classifiers_of_several_labels_are_taken_over(model: BaseEstimator) -> None:
     features, targets, _ = task("several")
+    features = features.astype(np.float64)  # in which arrays compute, whatever they are given
     model = clone(model).fit(features, targets.astype(int))
     head = head_from_estimator(model, multi_label=True)
     assert (head.classes, head.multi_label) == (3, True)
     assert (head.predict(features) == model.predict(features)).all()
     if head.has_probabilities:
         assert head.predict_proba(features) == pytest.approx(model.predict_proba(features), abs=1e-12)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_logistic_regressions_of_several_labels_become_arrays(intercept: bool) -> None:
+    """Also where no row has a label, or all rows have it; not where one of the classifiers is a subclass."""
+    features, targets, _ = task("several")
+    features = features.astype(np.float64)
+    targets = np.column_stack([targets, np.zeros(len(targets), bool), np.ones(len(targets), bool)])
+    model = OneVsRestClassifier(LogisticRegression(fit_intercept=intercept))
+    with pytest.warns(UserWarning, match="present in all training examples"):
+        model.fit(features, targets.astype(int))
+    head = head_from_estimator(model, multi_label=True)
+    assert isinstance(head, LinearHead)
+    assert head.multi_label
+    assert (head.predict(features) == model.predict(features)).all()
+    assert head.predict_proba(features) == pytest.approx(model.predict_proba(features), abs=1e-12)
+    model.estimators_[0] = Loud().fit(features, targets[:, 0])
+    with pytest.raises(UsageError, match="OneVsRestClassifier has no safe form without pickle"):
+        head_from_estimator(model, multi_label=True)
 
 
 def test_a_first_label_without_rows_is_taken_over() -> None:

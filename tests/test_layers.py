@@ -19,14 +19,22 @@ ROOMS: dict[str, tuple[int, frozenset[str]]] = {
     "artifact": (1, frozenset({"numpy", "safetensors"})),
     "hub": (1, frozenset({"huggingface_hub", "safetensors"})),
     "sharing": (2, frozenset()),
+    "pages": (2, frozenset()),
     "encoders": (2, frozenset({"numpy", "tqdm"})),
     "encoders/torch_encoder": (2, frozenset({"numpy", "torch", "transformers", "safetensors"})),
     "feature_files": (2, frozenset({"numpy", "pyarrow"})),
     "heads": (2, frozenset({"numpy", "scipy", "sklearn", "skops", "joblib", "threadpoolctl"})),
     "export": (3, frozenset({"numpy", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "skl2onnx"})),
-    "training": (3, frozenset({"numpy", "torch", "transformers", "accelerate", "safetensors"})),
+    "training": (
+        3,
+        frozenset({"numpy", "torch", "transformers", "accelerate", "safetensors", "sentence_transformers"}),
+    ),
+    "training/reference": (
+        3,
+        frozenset({"numpy", "transformers", "datasets", "setfit", "sklearn"}),
+    ),
     "estimators": (4, frozenset({"numpy", "sklearn"})),
-    "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib"})),
+    "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib", "umap"})),
     "cli": (6, frozenset({"numpy", "tqdm"})),
     "": (7, frozenset()),  # embedkit/__init__.py and __main__.py
 }

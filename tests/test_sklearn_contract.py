@@ -46,20 +46,17 @@ from torch.utils.data import DataLoader
 import embedkit
 from embedkit import EmbeddingClassifier, TextEncoder
 from embedkit.data import stratified_folds
-from embedkit.encoders import EncoderSettings, FeatureExtractor, View, torch_encoder
-from embedkit.encoders.folder import ModelFolder
+from embedkit.encoders import EncoderSettings, FeatureExtractor, torch_encoder
 from embedkit.errors import DataError, UsageError
 from embedkit.heads.table import HEADS
-from embedkit.runtime.tokens import Tokens
 from embedkit.store import files
 from tests.number_face import (
     FURTHER,
     NumberFace,
     Numeric,
+    Reader,
     complaints,
-    digits_of,
     make_number_model,
-    read_numbers,
     spell,
 )
 from tests.tiny_models import make_sentence_transformer
@@ -92,28 +89,6 @@ def logreg(**how: object) -> LogisticRegression:
 
 
 # ------------------------------------------------------------------------ scikit-learn's checks: a face of numbers
-
-
-class Reader:
-    """Reads back the numbers that texts spell."""
-
-    overlaps = False
-
-    def __init__(self, folder: ModelFolder) -> None:
-        self.digits = digits_of(folder.path)
-
-    def run(
-        self,
-        tokens: Tokens,
-        batches: Sequence[NDArray[np.int64]],
-        pad_id: int,
-        views: Sequence[View],
-        threads: int | None = None,
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        for windows in batches:
-            spelt = (tokens.ids[tokens.offsets[w] : tokens.offsets[w + 1]] for w in windows)
-            read = np.stack([read_numbers(ids, self.digits) for ids in spelt]).astype(np.float32)
-            yield windows, np.stack([read] * len(views))
 
 
 class NumberEncoder(Numeric, TextEncoder):

@@ -128,6 +128,14 @@ def make_decoder(folder: Path, *, pad: bool = True, positions: int = 64, seed: i
     return _save(folder, config, tokenizer, seed)
 
 
+def without_dropout(folder: Path) -> Path:
+    """Take dropout out of a model: parts of a step draw other numbers than the whole."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: 0.0 for name in config if "dropout" in name and isinstance(config[name], float)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def make_encoder_decoder(folder: Path, *, seed: int = 0) -> Path:
     """Write a T5 of one layer each, with a tokenizer: a kind that is refused."""
     special = ("<pad>", "</s>", "<unk>")

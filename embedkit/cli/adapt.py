@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--metric is for classifiers; adapt takes the evaluation with the lowest validation loss")
     masks, head = MaskSettings(args.mask, args.mask_share, args.pack), HeadSettings(args.head_epochs)
     check_replaceable(Path(args.output), args.overwrite)
-    read, notes = _texts(args)
+    read, notes = texts(args)
     splits, said = with_held_out(read, args.seed)
     tell_notes(args, [*notes, *said])
     start = open_start(args.model, revision=args.revision, max_length=args.max_length)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _texts(args: argparse.Namespace) -> tuple[Mapping[str, Split], list[str]]:
+def texts(args: argparse.Namespace) -> tuple[Mapping[str, Split], list[str]]:
     """Read the texts of train and validation, and say what is worth saying."""
     from embedkit.data.lines import plain_files, read_lines
     from embedkit.evaluation.adapted import texts_of

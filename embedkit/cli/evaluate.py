@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +13,7 @@ from embedkit.cli.output import emit, progress, say, show, tell_notes
 from embedkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedkit.data import Dataset
-    from embedkit.data.columns import Task
+    from embedkit.data import Dataset, Task
     from embedkit.evaluation.judged import Entry
 
 _KIND = "evaluation"
@@ -72,12 +69,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _read_as_trained(args: argparse.Namespace) -> None:
     """Take the column of tags that training took, unless the user names one."""
-    path = Path(args.folder) / "metrics.json"
-    if args.task != "auto" or args.tags_column is not None or not path.is_file():
-        return
-    with suppress(ValueError):  # damaged: opening the folder says so
-        settings = json.loads(path.read_bytes()).get("settings", {})
-        args.task = settings["task"] if settings.get("task") in ("ner", "pos", "chunk") else args.task
+    from embedkit.runtime.manifest import tag_task_of
+
+    if args.task == "auto" and args.tags_column is None:
+        args.task = tag_task_of(Path(args.folder)) or "auto"
 
 
 def _texts(args: argparse.Namespace, dataset: Dataset, classifier: Any) -> tuple[Entry, Any, float]:  # noqa: ANN401
@@ -120,7 +115,9 @@ def _words(args: argparse.Namespace, dataset: Dataset, tagger: Any) -> tuple[Ent
     splits, _, notes = with_iob2({read.name: read}, task)
     tell_notes(args, [*dataset.notes, *notes])
     before = time.perf_counter()
-    entry = tag_judged(splits[read.name], tagger, strict=args.strict)
+    with progress(args, len(read), "tag", unit=" sentences") as told:
+        tagger.report_to(told)
+        entry = tag_judged(splits[read.name], tagger, strict=args.strict)
     took = time.perf_counter() - before
     done = entry.tagged.extraction
     tell_notes(args, tagger.remarks(done.rows, done.truncated, done.empty))

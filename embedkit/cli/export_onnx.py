@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _ROWS = 4096  # texts that the parity check chooses from
 _KINDS = {"text": "texts", "pair": "pairs", "tokens": "lists of words"}
 _READS = {"text": ("text",), "pair": ("pair",), "tokens": ("text", "tokens")}  # a tagger splits texts into words
-_SCHEMES = ("ner", "pos", "chunk")
 
 
 def add(subparsers: options.Subparsers) -> None:
@@ -131,7 +130,9 @@ def _classifier(args: argparse.Namespace) -> Exported:
 
 def _check_task(args: argparse.Namespace, kind: str) -> None:
     """Refuse a task for what was trained here, but for how the tags of data are read."""
-    if not (kind == "tokens" and args.task in _SCHEMES):
+    from embedkit.runtime.entities import TAG_TASKS
+
+    if not (kind == "tokens" and args.task in TAG_TASKS):
         _refuse(args, "task", why="is a trained classifier, which is settled")
 
 
@@ -165,21 +166,23 @@ def _finetuned(args: argparse.Namespace) -> Exported:
 def _trial(args: argparse.Namespace, found: Judgeable, metrics: dict[str, Any] | None) -> Trial:
     """Return the rows on which a trained classifier or tagger is judged."""
     from embedkit.evaluation.trial import classifier_trial
+    from embedkit.runtime.manifest import TAG_TASK
 
     before = (metrics or {}).get("settings", {}).get("data")
     known = isinstance(before, str)
     data = before if known and args.eval_data is None else _eval_data(args)
-    task = _scheme(args, metrics)
+    task = _tag_task(args)
+    if task == "auto":
+        task = cast("Task", found.about.get(TAG_TASK, "auto"))
     training = (lambda: _labelled(args, before, task)) if known else None
-    return classifier_trial(_labelled(args, data, task), found, training, max_drop=args.max_drop, task=task)
+    return classifier_trial(_labelled(args, data, task), found, training, max_drop=args.max_drop)
 
 
-def _scheme(args: argparse.Namespace, metrics: dict[str, Any] | None = None) -> Task:
-    """Return how words with tags are read: as the user says, else as in training."""
-    if args.task in _SCHEMES:
-        return cast("Task", args.task)
-    before = (metrics or {}).get("settings", {}).get("task")
-    return cast("Task", before) if before in _SCHEMES else "auto"
+def _tag_task(args: argparse.Namespace) -> Task:
+    """Return what the user says of tags."""
+    from embedkit.runtime.entities import TAG_TASKS
+
+    return cast("Task", args.task) if args.task in TAG_TASKS else "auto"
 
 
 def _model(args: argparse.Namespace) -> Exported:
@@ -192,7 +195,8 @@ def _model(args: argparse.Namespace) -> Exported:
     if args.model:
         raise UsageError("--model is where the encoder of a classifier is; name a model in place of DIR")
     folder = read_folder(resolve_model(args.folder))
-    task = task_of_folder(folder) if args.task == "auto" else "tokens" if args.task in _SCHEMES else args.task
+    tag_task = _tag_task(args)
+    task = "tokens" if tag_task != "auto" else task_of_folder(folder) if args.task == "auto" else args.task
     if task == "encoder":
         return _encoder(args)
     _refuse(args, "pooling", "normalize", why="is exported as a classifier, which has no pooling to choose")
@@ -203,6 +207,7 @@ def _model(args: argparse.Namespace) -> Exported:
         Path(args.output),
         _inputs(args, kinds, _parity_data(args)),
         max_length=args.max_length,
+        tag_task=tag_task,
         trial=_task_trial(args, task, folder) if args.int8 else None,
         overwrite=args.overwrite,
         threads=args.threads,
@@ -213,9 +218,9 @@ def _task_trial(args: argparse.Namespace, task: str, folder: ModelFolder) -> Tri
     """Return the rows on which a classifier of transformers is judged."""
     from embedkit.evaluation.trial import task_trial
 
-    scheme = _scheme(args)
-    data = _labelled(args, _eval_data(args), scheme)
-    return task_trial(data, folder.config, folder.path, task, max_drop=args.max_drop, scheme=scheme)
+    tag_task = _tag_task(args)
+    data = _labelled(args, _eval_data(args), tag_task)
+    return task_trial(data, folder.config, folder.path, task, max_drop=args.max_drop, tag_task=tag_task)
 
 
 def _labelled(args: argparse.Namespace, data: str, task: Task = "auto") -> Dataset:

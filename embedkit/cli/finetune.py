@@ -13,7 +13,7 @@ from embedkit.cli import options
 from embedkit.cli.output import emit, progress, say, show, table, tell_judged, tell_notes
 
 if TYPE_CHECKING:
-    from embedkit.data import LabelCodec, Split
+    from embedkit.data import Dataset, LabelCodec, Split
     from embedkit.estimators.start import Start
     from embedkit.evaluation.finetuned import TunedRun
     from embedkit.training.parts import PartCount
@@ -67,7 +67,6 @@ def add(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, judge, save."""
     from embedkit.artifact import check_replaceable
-    from embedkit.data import LabelCodec
     from embedkit.estimators.start import open_start
     from embedkit.evaluation.finetuned import is_main, run_of, with_validation, write_tuned
     from embedkit.evaluation.frozen import check_training
@@ -78,12 +77,17 @@ def run(args: argparse.Namespace) -> int:
     dataset = options.dataset_of(args)
     _check_kind(args, dataset.kind)
     read = dataset.splits(seed=args.seed, columns=False)
-    converted, repairs = (read, []) if dataset.kind != "tokens" else _iob2(args, read)
+    converted, codec, repairs = _targets(args, dataset, read)
     said = [*dataset.notes, *repairs, *check_training(converted)]
     splits, notes = with_validation(converted, settings)
     tell_notes(args, [*said, *notes])
-    start = open_start(args.model, revision=args.revision, max_length=args.max_length, side=args.side)
-    codec = LabelCodec.fit(converted["train"].labels or [], None if repairs else dataset.declared)
+    start = open_start(
+        args.model,
+        revision=args.revision,
+        max_length=args.max_length,
+        side=args.side,
+        words=dataset.kind == "tokens",
+    )
     if args.sweep_freeze is not None:
         return _sweep(args, splits, start, settings, codec, read["train"].fingerprint())
     with staged_once(args) as stage, checkpoints(args, run_of(splits, start, settings, _rule(args))) as place:
@@ -113,11 +117,17 @@ def _rule(args: argparse.Namespace) -> Any:  # noqa: ANN401 - embedkit.training.
     return args.label_subtokens or "first"
 
 
-def _iob2(args: argparse.Namespace, read: Mapping[str, Split]) -> tuple[dict[str, Split], list[str]]:
-    from embedkit.data.schemes import with_iob2
+def _targets(
+    args: argparse.Namespace, dataset: Dataset, read: Mapping[str, Split]
+) -> tuple[Mapping[str, Split], LabelCodec, list[str]]:
+    """Return the splits, tags in IOB2 where they stand for spans; the labels or tags; and what was converted."""
+    from embedkit.data import LabelCodec
+    from embedkit.data.schemes import tag_codec, with_iob2
 
-    converted, _, notes = with_iob2(read, args.task)
-    return converted, notes
+    if dataset.kind != "tokens":
+        return read, LabelCodec.fit(read["train"].labels or [], dataset.declared), []
+    converted, scheme, notes = with_iob2(read, args.task)
+    return converted, tag_codec(dataset.declared, converted["train"], scheme), notes
 
 
 def _sweep(
@@ -145,6 +155,7 @@ def _sweep(
                 settings,
                 codec=codec,
                 positive=args.positive_label,
+                task=args.task,
                 subtokens=_rule(args),
                 trained_on=trained_on,
                 told=lambda point: say(
@@ -221,6 +232,7 @@ def _train(
             settings,
             codec=codec,
             positive=args.positive_label,
+            task=args.task,
             subtokens=_rule(args),
             trained_on=trained_on,
             place=place,

@@ -36,11 +36,13 @@ def add(subparsers: options.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Choose, train, judge, save."""
     from embedkit.artifact import staged
+    from embedkit.estimators.frozen import check_encoder_stays
     from embedkit.evaluation.frozen import check_training, write_run
 
     update = _update_of(args) if args.update else None
     seed = args.seed if update is None else update.spec.seed  # by which also `evaluate` parts a file
     specs, settings = options.heads_of(args), options.settings_of(args, layers=-1, pooling=None)
+    check_encoder_stays(Path(args.output), Path(args.model))
     with staged(Path(args.output), overwrite=args.overwrite) as stage:
         dataset = options.dataset_of(args)
         if dataset.kind == "tokens":
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             fingerprint = read["train"].fingerprint()
             trained = _choose_and_train(args, splits, specs, settings, dataset.declared, fingerprint)
         tell_notes(args, [*trained.notes, *trained.classifier.extractor.engine_notes])
-        model = trained.classifier.extractor.settings.model
+        model = str(trained.classifier.extractor.settings.model)
         write_run(stage, trained, {"data": args.data, "task": args.task, "model": model, "seed": seed})
     report(args, trained, args.output)
     return 0
@@ -188,8 +190,7 @@ def _run_words(
     stage: Path,
 ) -> TaggerRun:
     """Choose, train, judge and save a tagger."""
-    from embedkit.data import LabelCodec
-    from embedkit.data.schemes import with_iob2
+    from embedkit.data.schemes import tag_codec, with_iob2
     from embedkit.evaluation.frozen import check_training, write_run
     from embedkit.evaluation.frozen_tagger import check_tagger_plan, train_frozen_tagger
 
@@ -197,8 +198,8 @@ def _run_words(
     read = dataset.splits(seed=args.seed, columns=False)
     splits, scheme, repairs = with_iob2(read, args.task)
     tell_notes(args, [*dataset.notes, *repairs, *check_training(splits)])
-    codec = LabelCodec.fit(splits["train"].labels or [], _declared_tags(dataset, splits["train"], scheme))
-    check_tagger_plan(codec, specs, args.metric)
+    codec = tag_codec(dataset.declared, splits["train"], scheme)
+    check_tagger_plan(codec, specs, args.metric, args.task)
     with ExitStack() as stack:
         extractor, spec, sweep = _choose_words(args, splits["train"], codec, specs, settings, stack)
         sentences = sum(len(split) for split in splits.values() if split.labels is not None)
@@ -208,6 +209,7 @@ def _run_words(
                 extractor,
                 spec,
                 codec=codec,
+                task=args.task,
                 trained_on=read["train"].fingerprint(),
                 threads=args.threads,
             )
@@ -216,15 +218,6 @@ def _run_words(
     told = {"data": args.data, "task": args.task, "model": extractor.settings.model, "seed": args.seed}
     write_run(stage, trained, told)
     return trained
-
-
-def _declared_tags(dataset: Dataset, train: Split, scheme: str) -> Sequence[str] | None:
-    """Return the tags in their declared order, if they are still those after the conversion to IOB2."""
-    declared = dataset.declared
-    if declared is None or scheme not in ("none", "IOB2"):
-        return None
-    tags = {tag for sentence in train.labels or [] for tag in sentence}  # type: ignore[union-attr]
-    return declared if tags <= set(declared) else None
 
 
 def _refuse_of_texts(args: argparse.Namespace) -> None:
@@ -275,6 +268,7 @@ def _choose_words(
             views,
             specs,
             opener,
+            task=args.task,
             metric=args.metric,
             folds=args.cv or FOLDS,
             seed=args.seed,

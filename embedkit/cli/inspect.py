@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.examples < 0:
         raise UsageError(f"--examples {args.examples} is negative")
     dataset = options.dataset_of(args)
-    tokenizer = options.tokenizer_of(args) if args.model else None
+    tokenizer = options.tokenizer_of(args, words=dataset.kind == "tokens") if args.model else None
     labelling = _labels_of_subtokens if tokenizer is not None and dataset.kind == "tokens" else None
     facts = describe(
         dataset,

@@ -15,10 +15,12 @@ from embedkit import __version__
 from embedkit.cli import (
     adapt,
     cache,
+    compare,
     demo,
     evaluate,
     export_onnx,
     extract,
+    fewshot,
     fill_mask,
     finetune,
     fit_head,
@@ -26,13 +28,14 @@ from embedkit.cli import (
     predict,
     push,
 )
+from embedkit.cli import map as map_command
 from embedkit.cli.options import Parser
 from embedkit.cli.output import inert, listening
 from embedkit.errors import EmbedkitError, require
 
 _COMMANDS = (
-    *(inspect, extract, fit_head, finetune, adapt, fill_mask, evaluate, predict),
-    *(export_onnx, push, cache, demo),
+    *(inspect, extract, fit_head, fewshot, finetune, adapt, fill_mask, evaluate, predict),
+    *(compare, map_command, export_onnx, push, cache, demo),
 )
 _INTERNAL, _IO, _INTERRUPTED, _PIPE = 70, 74, 130, 141
 _LAYERS = re.compile(r"-\d+([,+](-?\d+|all))+")
@@ -74,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    args, unknown = build_parser().parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args, unknown = build_parser().parse_known_args(_joined(given))
+    args.given = given
     if unknown:  # said here, by the command whose help lists what there is
         args.parser.error(inert(f"unrecognized arguments: {' '.join(unknown)}"))
     # Set before the hub's library is imported: it draws bars of its own.

@@ -151,9 +151,9 @@ def add_store(parser: argparse.ArgumentParser, *, dtype: bool = True) -> None:
         group.add_argument("--store-dtype", default="float32", choices=("float32", "float16"))
 
 
-def add_head(parser: argparse.ArgumentParser) -> None:
-    """Add which head, and how it is fitted."""
-    group = parser.add_argument_group("head (lists, separated by commas, are chosen from)")
+def add_head(parser: argparse.ArgumentParser, *, lists: bool = True) -> None:
+    """Add which head, and how it is fitted; `lists` to choose from, and an earlier fit to add rows to."""
+    group = parser.add_argument_group("head (lists, separated by commas, are chosen from)" if lists else "head")
     group.add_argument(
         "--clf",
         default="logreg",
@@ -175,9 +175,10 @@ def add_head(parser: argparse.ArgumentParser) -> None:
         "each label where rows have several, else none)",
     )
     group.add_argument("--calibrate", action="store_true", help="make probabilities that can be believed")
-    group.add_argument(
-        "--update", metavar="DIR", help="add the rows of DATA to those of an earlier fit, with its settings"
-    )
+    if lists:
+        group.add_argument(
+            "--update", metavar="DIR", help="add the rows of DATA to those of an earlier fit, with its settings"
+        )
     add_seed(group)
 
 
@@ -186,7 +187,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("choice")
     group.add_argument("--search", action="store_true", help="also try the usual values of each head's settings")
     group.add_argument(
-        "--cv", type=_from(2), metavar="K", help="folds of the cross-validation on train (default 5)"
+        "--cv", type=count_from(2), metavar="K", help="folds of the cross-validation on train (default 5)"
     )
     group.add_argument(
         "--metric",
@@ -199,10 +200,10 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         choices=("error", "drop", "train-only"),
         help="classes with one distinct text, which cannot be cross-validated",
     )
-    group.add_argument("--jobs", type=_from(1), metavar="N", help="processes (default: one a core)")
+    group.add_argument("--jobs", type=count_from(1), metavar="N", help="processes (default: one a core)")
 
 
-def _from(least: int) -> Callable[[str], int]:
+def count_from(least: int) -> Callable[[str], int]:
     """Return what reads a whole number that is not too small."""
 
     def count(text: str) -> int:
@@ -221,6 +222,23 @@ def add_base(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
 
 
+def add_trainer(group: argparse._ArgumentGroup, what: str) -> None:
+    """Add what the Trainer is told beside its settings; `what` has the precision."""
+    group.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help=f"{what}; auto: bfloat16 where the hardware has it",
+    )
+    group.add_argument(
+        "--trainer-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="anything else of transformers.TrainingArguments, such as lr_scheduler_type=cosine",
+    )
+
+
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add how weights are moved."""
     group = parser.add_argument_group("training")
@@ -236,36 +254,24 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval-strategy", default="epoch", choices=("epoch", "steps", "no"), help="when to judge and keep"
     )
-    group.add_argument("--eval-steps", type=_from(1), metavar="N", help="steps between two evaluations")
-    group.add_argument("--save-steps", type=_from(1), metavar="N", help="keep a checkpoint every N steps too")
+    group.add_argument("--eval-steps", type=count_from(1), metavar="N", help="steps between two evaluations")
+    group.add_argument("--save-steps", type=count_from(1), metavar="N", help="keep a checkpoint every N steps too")
     group.add_argument(
         "--metric", help="by which the best evaluation is chosen (default: accuracy, micro-f1, or f1 of entities)"
     )
     group.add_argument(
-        "--patience", type=_from(1), metavar="N", help="stop after N evaluations without a better one"
+        "--patience", type=count_from(1), metavar="N", help="stop after N evaluations without a better one"
     )
     group.add_argument(
-        "--accumulation", type=_from(1), default=1, metavar="N", help="batches that make a step (default 1)"
+        "--accumulation", type=count_from(1), default=1, metavar="N", help="batches that make a step (default 1)"
     )
     group.add_argument(
         "--gradient-checkpointing", action="store_true", help="less memory, more time: states are computed twice"
     )
-    group.add_argument(
-        "--precision",
-        default="auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="of matrix products; auto: bfloat16 where the hardware has it",
-    )
-    group.add_argument(
-        "--trainer-arg",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="anything else of transformers.TrainingArguments, such as lr_scheduler_type=cosine",
-    )
+    add_trainer(group, "of matrix products")
     add_seed(group)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    group.add_argument("--threads", type=_from(1), metavar="N", help="of a step on the CPU")
+    group.add_argument("--threads", type=count_from(1), metavar="N", help="of a step on the CPU")
 
 
 def tune_settings_of(args: argparse.Namespace) -> TuneSettings:
@@ -510,16 +516,17 @@ def frozen_of(args: argparse.Namespace) -> FrozenClassifier | FrozenTagger:
     return open_frozen(Path(args.folder), here)
 
 
-def tokenizer_of(args: argparse.Namespace) -> Tokenizer:
-    """Open the tokenizer of a model."""
+def tokenizer_of(args: argparse.Namespace, *, words: bool) -> Tokenizer:
+    """Open the tokenizer of a model, as it reads texts or words."""
     from embedkit.errors import require
 
     require("pyarrow", extra="train", purpose=f"embedkit {args.command}")
-    from embedkit.encoders import EncoderSettings, FeatureExtractor
+    from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
     from embedkit.store import open_store
 
     settings = EncoderSettings(args.model, revision=args.revision, max_length=args.max_length)
-    return FeatureExtractor(settings, store=open_store(place_of(args))).tokenizer
+    extractor = WordExtractor if words else FeatureExtractor
+    return extractor(settings, store=open_store(place_of(args))).tokenizer
 
 
 def heads_of(args: argparse.Namespace) -> list[HeadSpec]:
@@ -531,7 +538,8 @@ def heads_of(args: argparse.Namespace) -> list[HeadSpec]:
     if weight is not None and weight != "balanced":
         weight = _weights(weight)
     template = HeadSpec(clfs[0], class_weight=weight, seed=args.seed)
-    return specs_of(clfs, parse_grid(args.clf_param), scales=scales, search=args.search, template=template)
+    search = getattr(args, "search", False)
+    return specs_of(clfs, parse_grid(args.clf_param), scales=scales, search=search, template=template)
 
 
 def _weights(text: str) -> dict[str, Any]:

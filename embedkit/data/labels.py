@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedkit.data.text import counted, name_of, names_of, rows_said
 from embedkit.errors import DataError
+from embedkit.runtime.decide import Label
 
-Label = str | int | float | bool
 _INTEGER = re.compile(r"[+-]?[0-9]{1,4000}\Z")  # Python refuses to convert more than 4,300 digits
 
 

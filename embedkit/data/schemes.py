@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from embedkit.data.columns import Task
 from embedkit.data.dataset import Split
+from embedkit.data.labels import LabelCodec
 from embedkit.data.text import counted, name_of
 from embedkit.errors import DataError
 from embedkit.runtime.entities import OUTSIDE, entities_of, has_spans, parse_tag
@@ -86,6 +87,27 @@ def with_iob2(splits: Mapping[str, Split], task: Task = "auto") -> tuple[dict[st
         converted[name] = some.converted(scheme, misplaced)
         notes += some.repairs(scheme, misplaced)
     return converted, scheme, notes
+
+
+def tag_codec(declared: Sequence[str] | None, train: Split, scheme: Scheme) -> LabelCodec:
+    """Return the tags of train in their order: as declared, if these are still the tags after `with_iob2`.
+
+    Parameters
+    ----------
+    declared : sequence of str, optional
+        What the data set declares, in order.
+    train : Split
+        Of `with_iob2`.
+    scheme : str
+        What its tags were in.
+    """
+    sentences = cast("list[list[str]]", train.labels or [])
+    kept = (
+        declared is not None
+        and scheme in ("none", "IOB2")
+        and set(chain.from_iterable(sentences)) <= set(declared)
+    )
+    return LabelCodec.fit(sentences, declared if kept else None)
 
 
 def iob2_tags(tags: Sequence[object]) -> list[str]:
@@ -217,7 +239,7 @@ def _is_of(name: str, scheme: Scheme, *, typed: bool) -> bool:
 
 def _scheme_of(tags: _Tags, task: Task) -> Scheme:
     """Find the scheme of some tags."""
-    if task not in ("ner", "chunk") and not has_spans(tags.names):
+    if not has_spans(tags.names, task):
         return "none"
     letters = tags.letters()
     if not letters and set(tags.names) <= {OUTSIDE}:

@@ -1,4 +1,4 @@
-"""Hold-outs, folds and few-shot samples: stratified, equal texts kept together, from an explicit seed.
+"""Hold-outs and folds: stratified, equal texts kept together, from an explicit seed.
 
 All functions return positions counted from 0 as int64 arrays in ascending order. The same arguments give the
 same result on every machine.
@@ -198,41 +198,3 @@ def _deal(parts: _Groups, k: int, rng: np.random.Generator, alone: set[int]) -> 
             own[chosen] += parts.sizes[group]
             totals[chosen] += parts.sizes[group]
     return fold
-
-
-def sample_shots(labels: Sequence[Any] | NDArray[Any], shots: int, seed: int) -> Positions:
-    """Draw `shots` rows of each class; for one seed a smaller sample lies inside every larger one.
-
-    Parameters
-    ----------
-    labels : sequence or ndarray
-        One label a row.
-    shots : int
-        Rows of each class, at least 1.
-    seed : int
-
-    Returns
-    -------
-    ndarray of int64, shape (shots * classes,)
-
-    Raises
-    ------
-    DataError
-        A class has too few rows; all of them are named.
-    """
-    if shots < 1:
-        raise UsageError(f"--shots must be at least 1, got {shots}")
-    strata, classes = strata_of(labels, len(labels))
-    counts = np.bincount(strata, minlength=len(classes))
-    if (few := np.flatnonzero(counts < shots)).size:
-        said = ", ".join(f"{names_of([classes[i]])} ({counts[i]})" for i in few[:12])
-        more = f" and {len(few) - 12} more" if len(few) > 12 else ""
-        raise DataError(
-            f"{shots} rows of each class are asked for; {counted(len(few), 'class has', 'classes have')} fewer: "
-            f"{said}{more}; lower --shots to {counts.min()}"
-        )
-    chosen = [
-        np.random.default_rng([seed, stratum]).permutation(np.flatnonzero(strata == stratum))[:shots]
-        for stratum in range(len(classes))
-    ]
-    return np.sort(np.concatenate(chosen)) if chosen else np.array([], dtype=np.int64)

@@ -58,7 +58,8 @@ class Recipe:
     precision : {"float32", "bfloat16", "float16"}
         Of the model.
     words : bool
-        Whether vectors are of words, which have no prompt, are never cut off and never normalised.
+        Whether vectors are of words, which have no prompt, are never cut off, never normalised, and begin with
+        the blank that stands before them in texts.
     """
 
     layers: tuple[int | Literal["last"], ...]
@@ -89,6 +90,7 @@ class Recipe:
             side=self.side,
             prompt=self.prompt,
             lowercase=self.lowercase,
+            spaced=self.words,
         )
 
     def compose(self, views: Sequence[Floats]) -> Floats:

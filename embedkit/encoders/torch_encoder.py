@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,8 +254,8 @@ _forked = False
 
 def _after_fork() -> None:
     """Stay on one thread in a forked process: OpenMP would wait for ever for those that the fork left behind."""
-    global _forked, _opening
-    _forked, _opening = True, threading.Lock()
+    global _forked, _opening, _loading, _speaking
+    _forked, _opening, _loading, _speaking = True, threading.Lock(), threading.RLock(), threading.Lock()
     torch.set_num_threads(1)
 
 
@@ -266,6 +267,8 @@ if hasattr(os, "register_at_fork"):
 
 _open: dict[tuple[str, ...], TorchEncoder] = {}
 _opening = threading.Lock()
+_loading = threading.RLock()
+_speaking = threading.Lock()
 
 
 def open_encoder(folder: ModelFolder, weights: Sequence[str], precision: str, device: str) -> TorchEncoder:
@@ -334,7 +337,7 @@ def open_pretrained(
     ModelError
         transformers cannot open the folder, or its weights have other shapes than its configuration.
     """
-    with quiet():
+    with loading():
         try:
             model, info = auto.from_pretrained(
                 path,
@@ -356,18 +359,47 @@ def open_pretrained(
 
 
 @contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Let one thread at a time load a model, quietly.
+
+    While transformers loads, it replaces methods of its classes. Of two threads the second would take the
+    replacement for the original and put it back, and no model would have its weights tied any more.
+    """
+    with _loading, quiet():
+        yield
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and load report to itself; what matters is checked here."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    with _speaking:
+        if not _silence.threads:
+            _silence.level = transformers_logging.get_verbosity()
+            _silence.bars = transformers_logging.is_progress_bar_enabled()
+            transformers_logging.set_verbosity_error()
+            transformers_logging.disable_progress_bar()
+        _silence.threads += 1
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        with _speaking:
+            _silence.threads -= 1
+            if not _silence.threads:
+                transformers_logging.set_verbosity(_silence.level)
+                if _silence.bars:
+                    transformers_logging.enable_progress_bar()
+
+
+@dataclass
+class _Silence:
+    """How transformers spoke before the first of the threads that want it quiet."""
+
+    threads: int = 0
+    level: int = 0
+    bars: bool = True
+
+
+_silence = _Silence()
 
 
 def build_tokenizer(path: Path) -> str:

@@ -22,6 +22,7 @@ from embedkit.errors import UsageError
 from embedkit.estimators.explain import Explanation, explain_text
 from embedkit.estimators.frozen import (
     FrozenClassifier,
+    check_encoder_stays,
     exact_settings,
     head_params,
     head_settings,
@@ -35,6 +36,7 @@ from embedkit.heads import Decision, Head, HeadSpec, fit_decided, head_from_esti
 from embedkit.heads.spec import gives_probabilities, takes_weights
 from embedkit.heads.table import HEADS
 from embedkit.runtime.decide import Thresholds
+from embedkit.runtime.tokens import Text
 
 # What heads of one's own know nothing of, and what each is where it was not given.
 _OF_NAMED_HEADS = {
@@ -206,7 +208,7 @@ class EmbeddingClassifier(TextClassifier):
         check_learnable(codec, codes[weighing])
         spec = self._spec(codec, weighted=weights is not None)
         decision = self._decision(codec, several=targets.several)
-        encoder = self._new_encoder()
+        encoder = self._encoder_for(inputs, codes, weights)
         features = _array(encoder.fit_transform(inputs))
         notes, thresholds = encoder._open().remarks(encoder.extraction_), None
         if spec is None:
@@ -225,6 +227,12 @@ class EmbeddingClassifier(TextClassifier):
             notes += _said(decided.fitted.notes)
         about = {"head_settings": self._head_settings(spec, targets), "seed": int(self.random_state)}
         return self._adopt(encoder, codec, notes, about, thresholds, targets.form, targets.dtype)
+
+    def _encoder_for(
+        self, inputs: list[Text], codes: NDArray[Any], weights: NDArray[np.float64] | None
+    ) -> TextEncoder:
+        """Return what makes features; here it is the same whatever is learnt."""
+        return self._new_encoder()
 
     def _new_encoder(self) -> TextEncoder:
         if isinstance(self.encoder, str | Path):
@@ -373,14 +381,19 @@ class EmbeddingClassifier(TextClassifier):
             The encoder's files or parameters changed since `fit`.
         """
         check_is_fitted(self, "head_")
-        own = not isinstance(self.head, str) and isinstance(self.head_, BaseEstimator)
-        several = self._form != "one"
-        head: Head = head_from_estimator(self.head_, multi_label=several) if own else self.head_
-        extractor = self.encoder_._open_as_fitted()
+        head, extractor = self._saved_head(), self.encoder_._open_as_fitted()
+        check_encoder_stays(Path(folder), extractor.folder.resolved.folder)
         with staged(Path(folder), overwrite=overwrite) as stage:
             FrozenClassifier(
                 extractor, head, self._codec, self.encoder_._kind, self._about, self._thresholds
             ).save(stage)
+
+    def _saved_head(self) -> Head:
+        """Return the head in a form without pickle; `UsageError` where it has none."""
+        if isinstance(self.head, str) or not isinstance(self.head_, BaseEstimator):
+            head: Head = self.head_
+            return head
+        return head_from_estimator(self.head_, multi_label=self._form != "one")
 
     @classmethod
     def load(

@@ -21,12 +21,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.data.labels import Label
 from embedkit.data.text import counted, name_of, names_of
 from embedkit.encoders import FeatureExtractor, Recipe
 from embedkit.errors import DataError, ModelError, UsageError
 from embedkit.estimators.explain_page import fragment, page
 from embedkit.heads import LinearHead, head_from_estimator
+from embedkit.runtime.decide import Label
 from embedkit.runtime.tokens import Located, Text
 
 Kind: TypeAlias = Literal["word", "space", "prompt", "special"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from embedkit.data.text import printable
+from embedkit.pages import Html, document, escaped
 
 if TYPE_CHECKING:
     from embedkit.estimators.explain import Explanation, WordContribution
@@ -18,15 +17,6 @@ _MOST_FOLDED = 10  # classes beside the one that is shown
 _MOST_SPANS = 20_000  # of the classes that are folded, so that a long text of many classes is no page of 100 MB
 _TOP = 10
 
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>What the words add to the score</title>
-</head>
-<body>
-"""
 _STYLE = """<style>
 .embedkit-explanation { max-width: 60em; margin: 0 auto; padding: 1em; font: 16px/1.5 system-ui, sans-serif;
   background: #fff; color: #111; }
@@ -49,7 +39,8 @@ _SUMS = (("word", "words"), ("space", "white space"), ("prompt", "prompt"), ("sp
 
 def page(explanation: Explanation, at: int, *, alone: bool) -> str:
     """Return `fragment` as a page of its own, which may load nothing and run nothing."""
-    return f"{_HEAD}{fragment(explanation, at, alone=alone)}</body>\n</html>\n"
+    body = Html(fragment(explanation, at, alone=alone))
+    return document("What the words add to the score", body, style_attributes=True)
 
 
 def fragment(explanation: Explanation, at: int, *, alone: bool) -> str:
@@ -70,7 +61,7 @@ def fragment(explanation: Explanation, at: int, *, alone: bool) -> str:
     )
     hidden = len(explanation.classes) - 1 - len(others)
     more = f'<p class="note">{hidden:,} more classes are left out here.</p>\n' if others and hidden else ""
-    notes = "".join(f'<p class="note">{_escaped(note)}</p>\n' for note in _notes(explanation))
+    notes = "".join(f'<p class="note">{escaped(note)}</p>\n' for note in _notes(explanation))
     return (
         f'<div class="embedkit-explanation">\n{_STYLE}<p>Predicted: {_predicted(explanation)}</p>\n'
         f"<h2>{_heading(explanation, at)}</h2>\n{_section(explanation, at)}{folded}{more}{notes}</div>\n"
@@ -84,18 +75,13 @@ def _others(explanation: Explanation, at: int) -> list[int]:
     return [c for c in ranked if c != at][:most]
 
 
-def _escaped(text: object) -> str:
-    """Return text that is inert in HTML, with control and bidirectional characters written out."""
-    return html.escape(printable(str(text), None), quote=True)
-
-
 def _label(explanation: Explanation, at: int) -> str:
-    return f"<bdi>{_escaped(explanation.classes[at])}</bdi>"
+    return f"<bdi>{escaped(explanation.classes[at])}</bdi>"
 
 
 def _predicted(explanation: Explanation) -> str:
     labels = explanation.label if isinstance(explanation.label, tuple) else (explanation.label,)
-    return ", ".join(f"<bdi>{_escaped(label)}</bdi>" for label in labels) or "no label"
+    return ", ".join(f"<bdi>{escaped(label)}</bdi>" for label in labels) or "no label"
 
 
 def _heading(explanation: Explanation, at: int) -> str:
@@ -151,7 +137,7 @@ def _text(explanation: Explanation, at: int, peak: float) -> str:
 
 def _visible(text: str) -> str:
     """Return escaped text that keeps its line breaks."""
-    return "\n".join(map(_escaped, text.split("\n")))
+    return "\n".join(map(escaped, text.split("\n")))
 
 
 def _span(word: WordContribution, at: int, peak: float) -> str:
@@ -174,13 +160,13 @@ def _sums(explanation: Explanation, at: int) -> str:
         if terms:
             rows.append((name, sum(terms)))
     rows += [("the head's intercept", explanation.intercept[at]), ("rounding", explanation.rounding[at])]
-    body = "".join(_row(_escaped(name), value) for name, value in [*rows, ("score", explanation.scores[at])])
+    body = "".join(_row(escaped(name), value) for name, value in [*rows, ("score", explanation.scores[at])])
     return f"<table>{body}</table>"
 
 
 def _top(explanation: Explanation, at: int) -> str:
     """Return the words that weigh most, with signs, for whom colours say nothing."""
-    body = "".join(_row(_escaped(word), term) for word, term in explanation.top(explanation.classes[at], _TOP))
+    body = "".join(_row(escaped(word), term) for word, term in explanation.top(explanation.classes[at], _TOP))
     return f"<table>{body}</table>" if body else ""
 
 

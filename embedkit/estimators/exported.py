@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from embedkit.data.labels import LabelCodec
 from embedkit.data.text import lost, unread
-from embedkit.errors import ArtifactError, UsageError
-from embedkit.estimators.tagging import Reading, Tagged, tag_inputs
+from embedkit.errors import ArtifactError
+from embedkit.estimators.tagging import OfTags, Reading, Tagged, tag_inputs
 from embedkit.runtime.decide import Thresholds
-from embedkit.runtime.entities import has_spans
 from embedkit.runtime.loading import load
 from embedkit.runtime.predictor import BATCH_TOKENS, Predictor
 from embedkit.runtime.tagging import Aggregation, TokenAnswers, joined_answers
@@ -105,7 +104,7 @@ class ExportedClassifier:
 
 
 @dataclass(eq=False)
-class ExportedTagger:
+class ExportedTagger(OfTags):
     """An opened folder whose graph answers for each word.
 
     Attributes
@@ -119,26 +118,17 @@ class ExportedTagger:
     predictor: Predictor
     codec: LabelCodec
     load_seconds: float = 0.0
-    texts_per_row: int = 1
-    kind: str = "tokens"
-    multi_label: bool = False
-    thresholds: None = None
     _progress: Callable[[int], None] | None = None
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The tags, in the order of their codes."""
-        return self.codec.names
+    def about(self) -> Mapping[str, Any]:  # type: ignore[override]  # read alone
+        """What the manifest says of the training."""
+        return self.predictor.about
 
     @property
     def spans(self) -> bool:
         """Whether tags stand for spans of words."""
-        return has_spans(self.labels)
-
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """What the manifest says of the training."""
-        return self.predictor.about
+        return self.predictor.description.spans
 
     def report_to(self, progress: Callable[[int], None]) -> None:
         """Tell `progress` the number of sentences that became ready."""
@@ -185,22 +175,6 @@ class ExportedTagger:
 def _joined(parts: Sequence[NDArray[np.floating[Any]] | None]) -> NDArray[np.floating[Any]] | None:
     there = [part for part in parts if part is not None]
     return np.concatenate(there) if there else None
-
-
-def load_exported(
-    folder: Path, *, precision: str = "float32", threads: int | None = None, batch_tokens: int | None = None
-) -> ExportedClassifier:
-    """Open a classifier of texts or pairs; parameters and errors are those of `embedkit.runtime.load`.
-
-    Raises
-    ------
-    UsageError
-        The folder holds a token classifier or an encoder.
-    """
-    found = open_exported(folder, precision=precision, threads=threads, batch_tokens=batch_tokens)
-    if isinstance(found, ExportedTagger):
-        raise UsageError(f"{folder} is a tagger, which answers for words; this reads texts or pairs of texts")
-    return found
 
 
 def open_exported(

@@ -17,7 +17,14 @@ from embedkit.errors import UsageError
 from embedkit.estimators.frozen import Predictions
 from embedkit.estimators.inputs import Form, Targets, as_inputs, indicator_form, kind_of
 from embedkit.estimators.start import TokenizerSettings, base_said, open_start
-from embedkit.estimators.text_classifier import TextClassifier, as_labelled, check_learnable, plain
+from embedkit.estimators.text_classifier import (
+    TextClassifier,
+    as_labelled,
+    check_learnable,
+    mapping_in,
+    plain,
+    validation_share,
+)
 from embedkit.estimators.tuned import TunedClassifier, load_tuned, tuned_said
 from embedkit.metrics.scores import check_metric
 from embedkit.runtime.tokens import Text
@@ -228,14 +235,11 @@ class FineTunedClassifier(TextClassifier):
 
     def _check_evaluation(self, *, several: bool) -> None:
         """Refuse a share that is none, and what chooses where nothing is judged."""
-        share = plain(self.validation_fraction)
-        if share is None:
+        if validation_share(self.validation_fraction) is None:
             given = [name for name in _OF_EVALUATION if getattr(self, name) is not None]
             if given:
                 raise UsageError(f"{' and '.join(given)}: nothing is judged without validation_fraction; give it")
             return
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-            raise UsageError(f"validation_fraction is {share!r}; it must be above 0 and below 1, or None")
         check_metric(self.metric, multi_label=several)
 
     def _own_settings(self, targets: Targets) -> dict[str, Any]:
@@ -314,14 +318,14 @@ class FineTunedClassifier(TextClassifier):
             raise UsageError(f"{folder} holds a tagger of words; open it with TokenClassifier.load")
         loaded = cls(**_params_of(found), device=device, threads=threads)
         loaded.history_, loaded.notes_, loaded.parts_ = [], [], ()
-        told = _mapping(found.about, "settings").get("indicator")
+        told = mapping_in(found.about, "settings").get("indicator")
         form, dtype = indicator_form(told) if found.multi_label else ("one", "")
         return loaded._adopt(found, TokenizerSettings.of_path(Path(folder)), form, dtype)
 
 
 def _params_of(found: TunedClassifier) -> dict[str, Any]:
     """Return the parameters that a manifest tells; `fit` checks them."""
-    base, settings = _mapping(found.about, "base"), _mapping(found.about, "settings")
+    base, settings = mapping_in(found.about, "base"), mapping_in(found.about, "settings")
     judged = settings.get("validation_fraction") is not None
     names = [*_TOLD, "class_weight", *(("validation_fraction", *_OF_EVALUATION) if judged else ())]
     return {
@@ -332,8 +336,3 @@ def _params_of(found: TunedClassifier) -> dict[str, Any]:
         "trainer_args": settings.get("arguments") or None,
         **{name: settings[name] for name in names if name in settings},
     }
-
-
-def _mapping(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = about.get(name)
-    return value if isinstance(value, Mapping) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from embedkit.errors import (
     InputMissingError,
     MissingExtraError,
     ModelError,
+    OutputExistsError,
     SpaceMismatchError,
     UsageError,
 )
@@ -30,7 +32,15 @@ from embedkit.export.engine import make_engine
 from embedkit.heads import Head, HeadSpec, head_from_state
 from embedkit.runtime.decide import Thresholds
 from embedkit.runtime.description import PROBLEMS
-from embedkit.runtime.manifest import CLASSIFIER, read_manifest
+from embedkit.runtime.manifest import (
+    CLASSIFIER,
+    MANIFEST,
+    OWN,
+    TAG_TASK,
+    checked_tag_task,
+    kind_of,
+    read_manifest,
+)
 from embedkit.runtime.tokens import Text
 from embedkit.store import open_store
 
@@ -38,7 +48,7 @@ HEAD_FILE = "head.safetensors"
 _FILE = ".skops"  # ends the name of an array that is a file of its own
 _INFINITE = "inf"  # a parameter that JSON has no number for
 _TASKS = {"sequence": "classifies texts", "tokens": "tags words"}
-_ABOUT = ("head_settings", "data", "seed", "rows")
+_ABOUT = ("head_settings", "data", "seed", "rows", "base", "few_shot", TAG_TASK)
 # What the encoder's settings are in a manifest, where it is not a string. A setting that is added later has to
 # say what folders without it mean.
 _WRITTEN: dict[str, Any] = {
@@ -167,6 +177,8 @@ def save_frozen(
     ----------
     folder : Path
     extractor : Opened
+        Its encoder may lie in `folder` itself, which can then be moved with it; one that lies in another
+        classifier's folder is copied from there.
     head : Head
         Fitted in the extractor's feature space.
     codec : LabelCodec
@@ -175,6 +187,9 @@ def save_frozen(
     manifest : mapping
         What else it says: its task, and of the training.
     """
+    place = extractor.folder.resolved.folder
+    if kind_of(place) == CLASSIFIER and not _is(place, folder):  # which may be written anew, or go
+        copy_encoder(place, folder)
     described, arrays = head.state()
     for name in [name for name in arrays if name.endswith(_FILE)]:
         (folder / name).write_bytes(arrays.pop(name).tobytes())
@@ -184,25 +199,35 @@ def save_frozen(
         "input": kind,
         "labels": list(codec.classes),
         "label_dtype": codec.dtype,
-        "encoder": _encoder_entry(extractor, kind),
+        "encoder": _encoder_entry(extractor, kind, folder),
         "head": described,
         "versions": installed(_VERSIONS),
     }
     write_manifest(folder, {**entry, **manifest})
 
 
-def _encoder_entry(extractor: Opened, kind: str) -> dict[str, Any]:
-    resolved = extractor.folder.resolved
+def _encoder_entry(extractor: Opened, kind: str, folder: Path) -> dict[str, Any]:
+    resolved, settings = extractor.folder.resolved, settings_in(folder, extractor)
     return {
-        "name": resolved.name,
+        "name": OWN if settings.model == OWN else resolved.name,
         "repository": resolved.repository,
         "commit": resolved.commit,
         "weights": extractor.weights,
-        "settings": asdict(exact_settings(extractor)),
+        "settings": asdict(settings),
         "space": extractor.space(kind),
         "width": extractor.width(kind),
         "stored_dtype": extractor.dtype,
     }
+
+
+def settings_in(folder: Path, extractor: Opened) -> EncoderSettings:
+    """Return `exact_settings` as `save_frozen` keeps them in a folder; an encoder that lies in it has no path."""
+    settings, place = exact_settings(extractor), extractor.folder.resolved.folder
+    return replace(settings, model=OWN) if _is(place, folder) or kind_of(place) == CLASSIFIER else settings
+
+
+def _is(place: Path, folder: Path) -> bool:
+    return place.exists() and place.samefile(folder)
 
 
 def exact_settings(extractor: Opened) -> EncoderSettings:
@@ -225,6 +250,50 @@ def exact_settings(extractor: Opened) -> EncoderSettings:
         device="auto",
         threads=None,
     )
+
+
+def check_encoder_stays(target: Path, encoder: Path) -> None:
+    """Raise if a folder that is to be replaced holds the encoder that the new one reads, and takes no copy of.
+
+    Raises
+    ------
+    OutputExistsError
+        It does.
+    """
+    held = encoder.is_dir() and encoder.resolve().is_relative_to(target.resolve())
+    if held and kind_of(encoder) != CLASSIFIER:
+        raise OutputExistsError(
+            f"{target} is not overwritten, because it holds the encoder that the head reads; choose another output"
+        )
+
+
+def copy_encoder(source: Path, folder: Path) -> None:
+    """Copy an encoder; out of a classifier's folder without its head, and with its digests checked first.
+
+    Parameters
+    ----------
+    source : Path
+        An encoder alone, or a classifier with its encoder in it.
+    folder : Path
+        Exists and is empty.
+
+    Raises
+    ------
+    ArtifactError, InputMissingError
+        The classifier's folder is damaged or not there.
+    """
+    if (source / MANIFEST).exists():
+        names = [name for name in read_manifest(source, kind=CLASSIFIER)["files"] if not _of_head(name)]
+    else:
+        names = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*")) if path.is_file()]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def _of_head(name: str) -> bool:
+    """Whether a file of a classifier belongs to its head or to what was found with it."""
+    return name in (HEAD_FILE, "metrics.json") or name.endswith(".skops") or name.startswith("report/")
 
 
 def head_settings(spec: HeadSpec) -> dict[str, Any]:
@@ -377,7 +446,7 @@ def read_frozen(folder: Path, task: str, extractor: Callable[..., E], here: Here
 def _opened(folder: Path, entry: _Entry, extractor: Callable[..., E], here: Here) -> E:
     settings = replace(
         entry.settings,
-        model=here.model or entry.settings.model,
+        model=here.model or (folder if entry.settings.model == OWN else entry.settings.model),
         revision=None if here.model else entry.settings.revision,
         device=here.device,
         engine=here.engine,
@@ -494,7 +563,9 @@ def _settings(given: Mapping[str, Any]) -> EncoderSettings:
 def _about(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of the training."""
     about = {name: manifest[name] for name in _ABOUT if name in manifest}
-    for name, kind in (("head_settings", dict), ("data", dict), ("seed", int)):
+    checked_tag_task(manifest)
+    kinds = {"head_settings": dict, "data": dict, "seed": int, "base": dict, "few_shot": dict}
+    for name, kind in kinds.items():
         if name in about:
             _of_type(about, name, kind)
     for split in about.get("data", {}):

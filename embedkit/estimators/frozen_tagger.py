@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +16,18 @@ from embedkit.encoders import EngineMaker, Extraction, WordExtractor, WordFeatur
 from embedkit.encoders.settings import Engine
 from embedkit.errors import ArtifactError, UsageError
 from embedkit.estimators.frozen import FrozenClassifier, Here, classifier_at, read_frozen, save_frozen
-from embedkit.estimators.tagging import Tagged, tag_inputs
+from embedkit.estimators.tagging import OfTags, Tagged, tag_inputs
 from embedkit.export.engine import make_engine
-from embedkit.heads import Head
-from embedkit.runtime.entities import has_spans
+from embedkit.heads import Head, HeadSpec, check_class_names
+from embedkit.heads.spec import gives_probabilities
 from embedkit.runtime.manifest import task_of
-from embedkit.runtime.tagging import Aggregation, Decoding, TokenAnswers, joined_answers, word_answers
+from embedkit.runtime.tagging import Aggregation, TokenAnswers, decoding_for, joined_answers, word_answers
 from embedkit.runtime.texts import chunks_of
 from embedkit.runtime.tokens import Words
 
 
 @dataclass(frozen=True, eq=False)
-class FrozenTagger:
+class FrozenTagger(OfTags):
     """A frozen encoder, a head that is asked for each word, and the tags.
 
     Tags that stand for spans are the most probable ones of a sentence that are valid IOB2; others are the most
@@ -40,27 +41,13 @@ class FrozenTagger:
     codec : LabelCodec
         Of the tags; those that stand for spans are IOB2.
     about : dict
-        What the manifest says of the training: ``head_settings``, ``data``, ``seed``.
+        What the manifest says of the training: ``head_settings``, ``data``, ``seed``, ``tag_task``.
     """
 
     extractor: WordExtractor
     head: Head
     codec: LabelCodec
     about: Mapping[str, Any]
-    kind: ClassVar[str] = "tokens"
-    multi_label: ClassVar[bool] = False
-    thresholds: ClassVar[None] = None
-    texts_per_row: ClassVar[int] = 1
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The tags, in the order of their codes."""
-        return self.codec.names
-
-    @property
-    def spans(self) -> bool:
-        """Whether tags stand for spans of words."""
-        return has_spans(self.labels)
 
     def report_to(self, progress: Callable[[int], None]) -> None:
         """Tell `progress` the number of sentences that became ready."""
@@ -115,7 +102,7 @@ class FrozenTagger:
     def answer(self, features: WordFeatures) -> TokenAnswers:
         """Tag words of which the vectors are known."""
         counts = np.diff(features.offsets)
-        return answers_of(self.head, features.vectors, ~features.empty, counts, self.labels)
+        return answers_of(self.head, features.vectors, ~features.empty, counts, self.labels, spans=self.spans)
 
     def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
         """Say how many words of some sentences hold nothing, and what computed the vectors."""
@@ -126,12 +113,35 @@ class FrozenTagger:
         save_frozen(folder, self.extractor, self.head, self.codec, self.kind, {"task": "tokens", **self.about})
 
 
+def check_tag_heads(specs: Sequence[HeadSpec], codec: LabelCodec) -> None:
+    """Raise `UsageError` for a head without probabilities, or a class weight of an unknown tag."""
+    for spec in specs:
+        if not gives_probabilities(spec.clf):
+            raise UsageError(
+                f"{spec.clf} gives no probabilities, by which the tags of a sentence are decided; take logreg, "
+                "lda, naive-bayes, mlp, knn or hist-gb"
+            )
+        check_class_names(spec.class_weight, codec.names)
+
+
+def learnable(
+    features: WordFeatures, tags: Sequence[Sequence[str]], codec: LabelCodec
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the vectors, (n, D), and codes, (n,), of the words that have a token: others teach nothing."""
+    codes = codec.encode(list(chain.from_iterable(tags)))
+    if not features.empty.any():
+        return features.vectors, codes
+    return features.vectors[~features.empty], codes[~features.empty]
+
+
 def answers_of(
     head: Head,
     vectors: NDArray[np.floating[Any]],
     read: NDArray[np.bool_],
     counts: NDArray[np.int64],
     labels: Sequence[str],
+    *,
+    spans: bool,
 ) -> TokenAnswers:
     """Tag words by a head.
 
@@ -147,9 +157,11 @@ def answers_of(
         Words of each sentence.
     labels : sequence of str
         The tags, in the order of the head's codes.
+    spans : bool
+        Whether they stand for spans of words.
     """
-    decoding: Decoding = "bio" if has_spans(labels) else "argmax"
-    return word_answers(head.predict_proba(vectors), read, counts, labels, decoding)
+    decoding = decoding_for(spans=spans)
+    return word_answers(head.predict_proba(vectors), read, counts, labels, decoding, spans=spans)
 
 
 def load_frozen_tagger(

@@ -74,7 +74,12 @@ class TokenizerSettings:
 
 
 def open_start(
-    model: str | Path, *, revision: str | None = None, max_length: int | None = None, side: Side | None = None
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    max_length: int | None = None,
+    side: Side | None = None,
+    words: bool = False,
 ) -> Start:
     """Resolve a model to begin from, and its tokenizer.
 
@@ -87,6 +92,8 @@ def open_start(
         Most tokens of an input. Default: the folder's.
     side : {"right", "left"}, optional
         The end that truncation cuts off. Default: the folder's.
+    words : bool, default False
+        Whether inputs are lists of words, which then begin with a blank as in texts.
 
     Raises
     ------
@@ -100,7 +107,7 @@ def open_start(
     )
     with ExitStack() as temporary:
         path = tokenizer_file(folder, None, FileDigests(None), temporary)
-        return Start(folder, recipe.tokenizer(path))
+        return Start(folder, replace(recipe, words=words).tokenizer(path))
 
 
 def base_said(start: Start) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.runtime.description import Label
-from embedkit.runtime.entities import FoundEntity, locate_entities
+from embedkit.data.labels import LabelCodec
+from embedkit.runtime.decide import Label
+from embedkit.runtime.entities import TAG_TASKS, FoundEntity, has_spans, locate_entities
+from embedkit.runtime.manifest import TAG_TASK
 from embedkit.runtime.tagging import Aggregation, TokenAnswers
 from embedkit.runtime.texts import check_texts, check_unicode, checked_sentences
 from embedkit.runtime.tokens import Words
@@ -86,6 +88,31 @@ class Tagger(Protocol):
 
     def remarks(self, rows: int, truncated: int, empty: int) -> list[str]:
         """Say how many words of some sentences hold nothing."""
+
+
+class OfTags:
+    """What is the same of every tagger; a base of theirs."""
+
+    codec: LabelCodec
+    about: Mapping[str, Any]
+    kind: ClassVar[str] = "tokens"
+    multi_label: ClassVar[bool] = False
+    thresholds: ClassVar[None] = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The tags, in the order of their codes."""
+        return self.codec.names
+
+    @property
+    def spans(self) -> bool:
+        """Whether tags stand for spans of words."""
+        return has_spans(self.labels, self.about.get(TAG_TASK, "auto"))
+
+
+def told_of_tags(task: str) -> dict[str, str]:
+    """Return what a manifest says of the task that training was told; nothing where that says nothing of tags."""
+    return {TAG_TASK: task} if task in TAG_TASKS else {}
 
 
 def tag_inputs(

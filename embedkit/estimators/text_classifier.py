@@ -141,5 +141,21 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any value
     return value.item() if isinstance(value, np.generic) else value
 
 
+def validation_share(given: Any) -> float | None:  # noqa: ANN401 - any value
+    """Return the part of the rows that is held out, None for none; `UsageError` for what is no part."""
+    share = plain(given)
+    if share is None:
+        return None
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise UsageError(f"validation_fraction is {share!r}; it must be above 0 and below 1, or None")
+    return share
+
+
+def mapping_in(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what a manifest says under a name, where that is a mapping; else an empty one."""
+    value = about.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _name(codec: LabelCodec, label: Any) -> str:  # noqa: ANN401 - any label
     return codec.names[codec.classes.index(label)] if label in codec.classes else str(label)

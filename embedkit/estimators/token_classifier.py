@@ -18,14 +18,16 @@ from embedkit.data import LabelCodec, Split, groups_of, holdout, require_classes
 from embedkit.data.schemes import with_iob2
 from embedkit.encoders import EncoderSettings
 from embedkit.errors import DataError, UsageError
-from embedkit.estimators.frozen_tagger import FrozenTagger, load_frozen_tagger
+from embedkit.estimators.frozen import check_encoder_stays
+from embedkit.estimators.frozen_tagger import FrozenTagger, check_tag_heads, learnable, load_frozen_tagger
 from embedkit.estimators.start import TokenizerSettings, base_said, open_start
-from embedkit.estimators.text_classifier import plain
+from embedkit.estimators.tagging import told_of_tags
+from embedkit.estimators.text_classifier import mapping_in, plain, validation_share
 from embedkit.estimators.tuned import load_tuned, tuned_said
 from embedkit.estimators.tuned_tagger import TunedTagger
 from embedkit.metrics.spans import entity_scores
-from embedkit.runtime.entities import FoundEntity
-from embedkit.runtime.manifest import FINETUNED, kind_of
+from embedkit.runtime.entities import TAG_TASKS, FoundEntity
+from embedkit.runtime.manifest import FINETUNED, TAG_TASK, kind_of
 from embedkit.runtime.texts import check_words
 from embedkit.runtime.tokens import Words
 from embedkit.training.settings import Precision, TuneSettings
@@ -51,6 +53,9 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         Whether the model's weights are moved, or a classical head learns on the vectors that it gives to words:
         less good and much cheaper, seconds once vectors are in the store. What the other mode alone has is
         refused.
+    task : {"auto", "ner", "chunk", "pos"}, default "auto"
+        Whether tags stand for spans of words (``"ner"``, ``"chunk"``) or each for one word (``"pos"``). By default
+        they stand for spans where one of them is ``O`` or begins with ``B-`` or ``I-``.
     head : str, default "logreg"
         Of mode ``"frozen"``: a name of `embedkit.heads.available` that gives probabilities.
     head_params : mapping, optional
@@ -80,8 +85,10 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
     validation_fraction : float, optional
         Part of the sentences that is held out, equal ones together; the weights of the best evaluation on it are
         kept. Default: none, and the last weights are.
-    metric : {"f1", "accuracy", "macro-f1"}, optional
-        By which the best is chosen. Default: F1 of entities where tags stand for spans, else accuracy.
+    metric : str, optional
+        By which the best is chosen: ``"f1"`` of entities, their ``"precision"`` or ``"recall"``, or
+        ``"accuracy"`` where tags stand for spans; else ``"accuracy"``, ``"macro-f1"`` or ``"mcc"``. Default: the
+        first.
     patience : int, optional
         Stop after so many epochs without a better one.
     precision : {"auto", "float32", "bfloat16", "float16"}, default "auto"
@@ -123,6 +130,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         model: str | Path = "minilm",
         *,
         mode: Literal["finetune", "frozen"] = "finetune",
+        task: Literal["auto", "ner", "chunk", "pos"] = "auto",
         head: str = "logreg",
         head_params: Mapping[str, Any] | None = None,
         pooling: str = "first",
@@ -151,6 +159,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.model = model
         self.mode = mode
+        self.task = task
         self.head = head
         self.head_params = head_params
         self.pooling = pooling
@@ -203,7 +212,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         self._check_mode()
         train = _as_split(X, y)
         require_classes(train.labels, "y")
-        converted, scheme, notes = with_iob2({"train": train})
+        converted, scheme, notes = with_iob2({"train": train}, self.task)
         sentences = cast("list[list[str]]", converted["train"].inputs)
         tags = cast("list[list[str]]", converted["train"].labels)
         fit = self._fit_frozen if self.mode == "frozen" else self._fit_tuned
@@ -212,7 +221,9 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         return self
 
     def _check_mode(self) -> None:
-        """Refuse an unknown mode, and what the other one alone has."""
+        """Refuse an unknown mode or task, and what the other mode alone has."""
+        if self.task not in ("auto", *TAG_TASKS):
+            raise UsageError(f"task is {self.task!r}; allowed: auto, {', '.join(TAG_TASKS)}")
         if self.mode not in _OF_MODE:
             raise UsageError(f"mode is {self.mode!r}; allowed: {', '.join(_OF_MODE)}")
         usual = inspect.signature(type(self)).parameters
@@ -231,16 +242,17 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         weights: Any = self.class_weight
         params = {name: plain(value) for name, value in dict(self.head_params or {}).items()}
         spec = HeadSpec(self.head, "auto", weights, params, plain(self.random_state))
+        check_tag_heads([spec], codec)
         settings = EncoderSettings(
             self.model, revision=self.revision, pooling=self.pooling, layers=self.layers,
             max_length=plain(self.max_length), device=self.device, threads=plain(self.threads),
         )  # fmt: skip
         extractor = WordExtractor(settings, store=open_store(self.store), engines=make_engine)
         features = extractor.transform(sentences)
-        read = ~features.empty
-        codes = codec.encode(list(chain(*tags)))[read]
-        fitted = fit_head(spec, features.vectors[read], codes, len(codec), names=codec.names)
-        about = {"head_settings": {**head_settings(spec), "scaled": fitted.scaled}, "seed": spec.seed}
+        vectors, codes = learnable(features, tags, codec)
+        fitted = fit_head(spec, vectors, codes, len(codec), names=codec.names)
+        said = {**head_settings(spec), "scaled": fitted.scaled}
+        about = {"head_settings": said, "seed": spec.seed, **told_of_tags(self.task)}
         self.history_, self.notes_ = [], [*extractor.remarks(features.extraction), *fitted.notes]
         self._adopt(FrozenTagger(extractor, fitted.head, codec, about), None)
 
@@ -248,7 +260,8 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         from embedkit.training.words import WordTags, tune_words
 
         settings = self._settings()
-        start = open_start(self.model, revision=self.revision, max_length=plain(self.max_length))
+        length = plain(self.max_length)
+        start = open_start(self.model, revision=self.revision, max_length=length, words=True)
         learnt, held = self._held_out(sentences)
 
         def part(rows: NDArray[np.int64]) -> WordTags:
@@ -261,6 +274,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
             part(learnt),
             part(held) if len(held) else None,
             settings,
+            task=self.task,
             subtokens=self.label_subtokens,
         )
         said = {"label_subtokens": self.label_subtokens, "validation_fraction": plain(self.validation_fraction)}
@@ -268,6 +282,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
             "base": base_said(start),
             "seed": settings.seed,
             "settings": {**tuned_said(settings, tuned), **said},
+            **told_of_tags(self.task),
         }
         found = TunedTagger(tuned.model, start.tokenizer, codec, about)
         found.device, found.threads = settings.device, settings.threads
@@ -282,11 +297,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
             self.model, revision=self.revision, max_length=plain(self.max_length), device=self.device,
             threads=plain(self.threads),
         )  # fmt: skip
-        share = plain(self.validation_fraction)
-        if share is not None and (
-            isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1
-        ):
-            raise UsageError(f"validation_fraction is {share!r}; it must be above 0 and below 1, or None")
+        share = validation_share(self.validation_fraction)
         settings = TuneSettings(
             **{name: plain(getattr(self, name)) for name in _TOLD},
             eval_strategy="no" if share is None else "epoch",
@@ -340,7 +351,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
     def score(self, X: Any, y: Any) -> float:  # noqa: N803, ANN401
         """Return the F1 of entities as conlleval counts them, or where tags are of single words their accuracy."""
         check_is_fitted(self, "tagger_")
-        split = with_iob2({"y": _as_split(X, y)}, "auto" if self.tagger_.spans else "pos")[0]["y"]
+        split = with_iob2({"y": _as_split(X, y)}, "ner" if self.tagger_.spans else "pos")[0]["y"]
         true, predicted = cast("list[list[str]]", split.labels), self.predict(X)
         if self.tagger_.spans:
             return entity_scores(true, predicted)["f1"]
@@ -356,6 +367,8 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
             The folder is there and may not be overwritten.
         """
         check_is_fitted(self, "tagger_")
+        if isinstance(self.tagger_, FrozenTagger):
+            check_encoder_stays(Path(folder), self.tagger_.extractor.folder.resolved.folder)
         with staged(Path(folder), overwrite=overwrite) as stage:
             if isinstance(self.tagger_, FrozenTagger):
                 self.tagger_.save(stage)
@@ -394,10 +407,11 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         if kind_of(Path(folder)) == FINETUNED:
             return cls._of_tuned(Path(folder), device, threads)
         found = load_frozen_tagger(Path(folder), model=model, store=store, device=device, threads=threads)
-        settings, head = found.extractor.settings, _mapping(found.about, "head_settings")
+        settings, head = found.extractor.settings, mapping_in(found.about, "head_settings")
         loaded = cls(
             str(settings.model),
             mode="frozen",
+            task=found.about.get(TAG_TASK, "auto"),
             head=head.get("clf", "logreg"),
             head_params=head.get("params") or None,
             class_weight=head.get("class_weight"),
@@ -417,10 +431,11 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         found = load_tuned(folder, device=device, threads=threads)
         if not isinstance(found, TunedTagger):
             raise UsageError(f"{folder} holds a classifier of texts; open it with FineTunedClassifier.load")
-        base, told = _mapping(found.about, "base"), _mapping(found.about, "settings")
+        base, told = mapping_in(found.about, "base"), mapping_in(found.about, "settings")
         names = [name for name in (*_TOLD, "label_subtokens", "validation_fraction") if name in told]
         loaded = cls(
             base.get("name", "minilm"),
+            task=found.about.get(TAG_TASK, "auto"),
             **{name: told[name] for name in names},
             revision=base.get("commit"),
             max_length=found.tokenizer.max_length,
@@ -435,11 +450,6 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         self.history_, self.notes_ = [], []
         self.scheme_ = "IOB2" if found.spans else "none"
         return self._adopt(found, tokenizer)
-
-
-def _mapping(about: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = about.get(name)
-    return value if isinstance(value, Mapping) else {}
 
 
 def _sentences(X: Any) -> list[Words]:  # noqa: N803, ANN401

@@ -6,38 +6,33 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.artifact import installed, write_manifest
 from embedkit.data.labels import LabelCodec
 from embedkit.data.text import lost
 from embedkit.encoders import EncoderSettings, Extraction, ModelFolder, check_texts, read_folder
 from embedkit.errors import ArtifactError, DataError, ModelError
 from embedkit.estimators.frozen import Predictions
 from embedkit.estimators.start import settings_said
-from embedkit.export.folder import write_tokenizer
+from embedkit.estimators.tuned_folder import BATCH_TOKENS, save_tuned
+from embedkit.estimators.tuned_tagger import TunedTagger
 from embedkit.hub import Resolved
 from embedkit.runtime.batching import plan
 from embedkit.runtime.description import PROBLEMS, Description
-from embedkit.runtime.manifest import FINETUNED, read_manifest
+from embedkit.runtime.manifest import FINETUNED, TAG_TASK, checked_tag_task, read_manifest
 from embedkit.runtime.model_folder import TOKENIZER
-from embedkit.runtime.tokens import PROBE_WORDS, Text, Tokenizer
+from embedkit.runtime.tokens import Text, Tokenizer
 
 if TYPE_CHECKING:
-    from embedkit.estimators.tuned_tagger import TunedTagger
     from embedkit.training.settings import TuneSettings
     from embedkit.training.tuning import Tuned
 
-BATCH_TOKENS = 4096
 _ROWS = 2048  # between two reports of progress
 _INPUTS = {"sequence": ("text", "pair"), "tokens": ("tokens",)}
-_ABOUT = ("base", "data", "seed", "settings", "tuned_on")
-# On which transformers' tokenizer is compared with ours.
-_ALIKE: tuple[list[Text], list[Text]] = ([*PROBE_WORDS], [*PROBE_WORDS, ("hello world", "Hello, World!")])
-_VERSIONS = ("embedkit", "numpy", "tokenizers", "torch", "transformers", "accelerate")
+_ABOUT = ("base", "data", "seed", "settings", "tuned_on", TAG_TASK)
 
 
 @dataclass(eq=False)
@@ -179,40 +174,6 @@ class TunedClassifier:
         save_tuned(folder, base, self, "sequence")
 
 
-class Tunable(Protocol):
-    """What is written of a fine-tuned model of any task."""
-
-    model: Any
-    tokenizer: Tokenizer
-    codec: LabelCodec
-    kind: str
-    multi_label: bool
-    about: Mapping[str, Any]
-
-
-def save_tuned(folder: Path, base: ModelFolder, found: Tunable, task: str) -> None:
-    """Write weights, tokenizer and manifest; parameters are those of `TunedClassifier.save`."""
-    from embedkit.encoders.torch_encoder import quiet, takes_types
-
-    with quiet():
-        found.model.save_pretrained(folder)
-    types = ["token_type_ids"] if takes_types(found.model.config) else []
-    tokenizer = found.tokenizer
-    write_tokenizer(folder, base, tokenizer, ["input_ids", *types, "attention_mask"], _ALIKE[found.kind == "pair"])
-    manifest = {
-        "kind": FINETUNED,
-        "task": task,
-        "problem_type": PROBLEMS[found.multi_label],
-        "input": found.kind,
-        "labels": list(found.codec.classes),
-        "label_dtype": found.codec.dtype,
-        "tokens": {"max_length": tokenizer.max_length, "side": tokenizer.side, "pad_id": tokenizer.pad_id},
-        "versions": installed(_VERSIONS),
-        **found.about,
-    }
-    write_manifest(folder, manifest)
-
-
 def load_tuned(
     folder: Path, *, device: str = "auto", batch_tokens: int | None = None, threads: int | None = None
 ) -> TunedClassifier | TunedTagger:
@@ -242,6 +203,7 @@ def load_tuned(
         task = manifest["task"]
         if kind not in _INPUTS.get(task, ()) or problem not in PROBLEMS:
             raise ValueError("it is of a kind that this embedkit does not know")
+        checked_tag_task(manifest)
         tokenizer = Tokenizer.from_file(
             folder / TOKENIZER, max_length=tokens["max_length"], pad_id=tokens["pad_id"], side=tokens["side"]
         )
@@ -253,8 +215,6 @@ def load_tuned(
     about = {name: manifest[name] for name in _ABOUT if name in manifest}
     found: TunedClassifier | TunedTagger
     if task == "tokens":
-        from embedkit.estimators.tuned_tagger import TunedTagger
-
         found = TunedTagger(model, tokenizer, codec, about)
     else:
         found = TunedClassifier(model, tokenizer, codec, kind, problem == PROBLEMS[1], about)

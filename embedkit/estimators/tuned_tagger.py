@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from embedkit.data.labels import LabelCodec
 from embedkit.data.text import unread
 from embedkit.encoders import ModelFolder
-from embedkit.estimators.tagging import Tagged, tag_inputs
-from embedkit.estimators.tuned import BATCH_TOKENS, save_tuned
+from embedkit.estimators.tagging import OfTags, Tagged, tag_inputs
+from embedkit.estimators.tuned_folder import BATCH_TOKENS, save_tuned
 from embedkit.runtime.batching import plan
-from embedkit.runtime.entities import has_spans
-from embedkit.runtime.tagging import Aggregation, Tagging, TokenAnswers
+from embedkit.runtime.tagging import Aggregation, Tagging, TokenAnswers, decoding_for
 from embedkit.runtime.tokens import Tokenizer, Tokens, Words
 
 
 @dataclass(eq=False)
-class TunedTagger:
+class TunedTagger(OfTags):
     """A model that answers for each word, its tokenizer and its tags.
 
     Attributes
@@ -46,10 +45,6 @@ class TunedTagger:
     batch_tokens: int = BATCH_TOKENS
     threads: int | None = None
     load_seconds: float = 0.0
-    texts_per_row: int = 1
-    kind: str = "tokens"
-    multi_label: bool = False
-    thresholds: None = None
     _progress: Callable[[int], None] | None = None
     _answering: Any = field(default=None, repr=False)
 
@@ -57,18 +52,8 @@ class TunedTagger:
         """Leave out what is made anew where it is needed: the model as it answers, and who listens."""
         return {**vars(self), "_answering": None, "_progress": None}
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The tags, in the order of their codes."""
-        return self.codec.names
-
-    @property
-    def spans(self) -> bool:
-        """Whether tags stand for spans of words."""
-        return has_spans(self.labels)
-
     def report_to(self, progress: Callable[[int], None]) -> None:
-        """Tell `progress` the number of sentences that became ready."""
+        """Tell `progress` the number of sentences that became ready, after each batch."""
         self._progress = progress
 
     def predict(
@@ -88,13 +73,13 @@ class TunedTagger:
         aggregation : {"first", "average", "max", "none"}, default "first"
             As `embedkit.runtime.tagging.Tagging` has it.
         """
-        tagging = Tagging(self.tokenizer, self.labels, aggregation=aggregation)
+        decoding = decoding_for(spans=self.spans)
+        tagging = Tagging(
+            self.tokenizer, self.labels, aggregation=aggregation, decoding=decoding, spans=self.spans
+        )
 
         def answer(sentences: list[Words], numbers: NDArray[np.int64] | None) -> TokenAnswers:
-            found = tagging.answer(sentences, self._run, rows=numbers)
-            if self._progress is not None:
-                self._progress(len(sentences))
-            return found
+            return tagging.answer(sentences, self._run, rows=numbers)
 
         tagged = tag_inputs(inputs, rows, answer, spans=self.spans)
         tagged.extraction.load_seconds = self.load_seconds
@@ -107,7 +92,13 @@ class TunedTagger:
 
             self._answering = LogitsModel(self.model, self.device)
         batches = plan(tokens.lengths, self.batch_tokens)
-        yield from self._answering.run(tokens, batches, self.tokenizer.pad_id, self.threads)
+        left = np.bincount(tokens.rows)  # windows of each sentence: its last one makes it ready
+        for windows, logits in self._answering.run(tokens, batches, self.tokenizer.pad_id, self.threads):
+            yield windows, logits
+            rows = tokens.rows[windows]
+            np.subtract.at(left, rows, 1)
+            if self._progress is not None:
+                self._progress(int((left[np.unique(rows)] == 0).sum()))
 
     def forget(self) -> None:
         """Let go of the weights; `model` must be set again before it answers."""

@@ -17,7 +17,7 @@ from embedkit.data import Dataset, Split
 from embedkit.data.text import counted
 from embedkit.encoders import ModelFolder
 from embedkit.errors import DataError
-from embedkit.estimators.start import Start, base_said, depends_on, settings_said
+from embedkit.estimators.start import Start, base_said, depends_on, open_start, settings_said
 from embedkit.evaluation.finetuned import VALIDATION
 from embedkit.evaluation.judged import TRAIN
 from embedkit.evaluation.plots import learning_figure, save_png
@@ -269,6 +269,42 @@ def adapt(
     }
     seconds = {"tune": trained.seconds, "total": time.perf_counter() - began}
     return AdaptedRun(adapted, start, about, data.truncated, seconds, list(adapted.notes))
+
+
+def adapt_encoder(
+    texts: Mapping[str, Split],
+    model: str | Path,
+    folder: Path,
+    settings: TuneSettings,
+    *,
+    revision: str | None = None,
+    say: Callable[[str], None],
+) -> AdaptedRun:
+    """Adapt an encoder in the usual way, and write it to a folder.
+
+    Parameters
+    ----------
+    texts : mapping of str to Split
+        Of `texts_of`.
+    model : str or Path
+    folder : Path
+        Exists and is empty.
+    settings : TuneSettings
+    revision : str, optional
+        Of a hub id.
+    say : callable
+        Given lines before and while it is done.
+    """
+    splits, notes = with_held_out(texts, settings.seed)
+    masks, head = MaskSettings(), HeadSettings()
+    start = open_start(model, revision=revision)
+    data = masked_data(splits, start, masks, settings.seed)
+    for note in (*notes, *data.notes):
+        say(f"note: {note}")
+    run = adapt(splits, data, start, settings, masks, head, say=say)
+    for note in (*run.notes, *write_adapted(folder, run, {"model": str(model)})):
+        say(f"note: {note}")
+    return run
 
 
 # ------------------------------------------------------------------------------------------------- folder

@@ -15,7 +15,7 @@ from embedkit.data.text import counted
 from embedkit.encoders import Extraction, ModelFolder
 from embedkit.errors import DataError
 from embedkit.estimators.start import Start, base_said, depends_on
-from embedkit.estimators.tagging import Reading
+from embedkit.estimators.tagging import Reading, told_of_tags
 from embedkit.estimators.tuned import TunedClassifier, tuned_said
 from embedkit.estimators.tuned_tagger import TunedTagger
 from embedkit.evaluation.judged import TRAIN, Entry, check_positive, judged, shown_split
@@ -94,6 +94,7 @@ def finetune(
     *,
     codec: LabelCodec | None = None,
     positive: str | None = None,
+    task: str = "auto",
     trained_on: str | None = None,
     subtokens: Rule = "first",
     place: Place | None = None,
@@ -112,6 +113,8 @@ def finetune(
         Of all labels or tags of train. Default: learnt from them.
     positive : str, optional
         The label, as printed, of the binary figures.
+    task : str, default "auto"
+        What tags stand for, as `embedkit.runtime.entities.has_spans` takes it.
     trained_on : str, optional
         Fingerprint of the train split as it was read. Default: that of train.
     subtokens : {"first", "all", "continue"}, default "first"
@@ -126,12 +129,13 @@ def finetune(
     codec = codec or LabelCodec.fit(train.labels or [])
     check_positive(positive, codec)
     validation = splits.get(VALIDATION) if settings.eval_strategy != "no" else None
-    tuned = _tuned(train, validation, start, codec, settings, subtokens, place, watch)
+    tuned = _tuned(train, validation, start, codec, settings, task, subtokens, place, watch)
     judging = time.perf_counter()
     about = _about(splits, start, settings, tuned, trained_on)
     classifier: TunedClassifier | TunedTagger
     if train.kind == "tokens":
         about["settings"]["label_subtokens"] = subtokens
+        about |= told_of_tags(task)
         classifier = TunedTagger(tuned.model, start.tokenizer, codec, about)
     else:
         several = has_label_sets(train.labels)
@@ -187,6 +191,7 @@ def _tuned(
     start: Start,
     codec: LabelCodec,
     settings: TuneSettings,
+    task: str,
     subtokens: Rule,
     place: Place | None,
     watch: Watch | None,
@@ -195,7 +200,16 @@ def _tuned(
     if train.kind == "tokens":
         words = None if validation is None else _words(validation)
         return tune_words(
-            folder, tokenizer, names, _words(train), words, settings, subtokens=subtokens, place=place, watch=watch
+            folder,
+            tokenizer,
+            names,
+            _words(train),
+            words,
+            settings,
+            task=task,
+            subtokens=subtokens,
+            place=place,
+            watch=watch,
         )
     held = None if validation is None else _labelled(validation, codec)
     return tune_sequence(

@@ -86,6 +86,7 @@ def sweep_freeze(
     *,
     codec: LabelCodec,
     positive: str | None = None,
+    task: str = "auto",
     subtokens: Rule = "first",
     trained_on: str | None = None,
     told: Callable[[FreezePoint], None] | None = None,
@@ -99,7 +100,7 @@ def sweep_freeze(
     Parameters
     ----------
     choices : sequence of Freeze
-    splits, start, settings, codec, positive, subtokens, trained_on, progress
+    splits, start, settings, codec, positive, task, subtokens, trained_on, progress
         As for `finetune`.
     told : callable, optional
         Given each point when it is there.
@@ -122,6 +123,7 @@ def sweep_freeze(
                 one,
                 codec=codec,
                 positive=positive,
+                task=task,
                 subtokens=subtokens,
                 trained_on=trained_on,
                 watch=Watch(progress=progress),

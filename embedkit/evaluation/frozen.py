@@ -15,7 +15,7 @@ from embedkit.data import LabelCodec, Split, check_splits, require_classes
 from embedkit.data.splits import groups_of, has_label_sets
 from embedkit.encoders import Extraction, FeatureExtractor, Features
 from embedkit.errors import DataError
-from embedkit.estimators.frozen import FrozenClassifier, exact_settings, head_settings
+from embedkit.estimators.frozen import FrozenClassifier, head_settings, settings_in
 from embedkit.estimators.rows import Rows
 from embedkit.evaluation.frozen_tagger import TaggerRun
 from embedkit.evaluation.judged import TRAIN, Judged, believed, check_positive, judged, shown_split
@@ -168,6 +168,36 @@ def train_frozen(
     return run
 
 
+def judge_frozen(
+    splits: Mapping[str, Split], classifier: FrozenClassifier, *, positive: str | None = None
+) -> FrozenRun:
+    """Judge a classifier whose head was fitted elsewhere on each labelled split but train, once.
+
+    Parameters
+    ----------
+    splits : mapping of str to Split
+    classifier : FrozenClassifier
+    positive : str, optional
+        The label, as printed, of the binary figures.
+    """
+    start, total = time.perf_counter(), Extraction()
+    check_positive(positive, classifier.codec)
+    run = FrozenRun(classifier, extraction=total)
+    for name, split in splits.items():
+        if name == TRAIN or split.labels is None or not len(split):
+            continue
+        features = _features(classifier.extractor, split)
+        total += features.extraction
+        answers = classifier.answer(features.vectors, features.extraction)
+        run.judged[name] = judged(split, answers, classifier, positive=positive)
+    run.notes += classifier.extractor.remarks(total)
+    done = time.perf_counter() - start
+    loading, extracting = total.load_seconds, total.seconds - total.load_seconds
+    run.seconds = {"load": loading, "extract": extracting, "tune": 0.0, "fit": 0.0}
+    run.seconds |= {"evaluate": done - total.seconds, "total": done}
+    return run
+
+
 def _judged_with(
     decided: Decided, split: Split, features: Features, classifier: FrozenClassifier, positive: str | None
 ) -> Judged:
@@ -239,7 +269,12 @@ def _origin(earlier: Rows | None, trained_on: Sequence[str]) -> dict[str, Any]:
     return origin
 
 
-def write_run(folder: Path, run: FrozenRun | TaggerRun, settings: Mapping[str, Any]) -> None:
+def write_run(
+    folder: Path,
+    run: FrozenRun | TaggerRun,
+    settings: Mapping[str, Any],
+    few_shot: Mapping[str, Any] | None = None,
+) -> None:
     """Write metrics, report, head and manifest to a folder of `embedkit.artifact.staged`.
 
     Parameters
@@ -249,14 +284,17 @@ def write_run(folder: Path, run: FrozenRun | TaggerRun, settings: Mapping[str, A
     run : FrozenRun or TaggerRun
     settings : mapping
         What the run was told, beside the encoder's settings.
+    few_shot : mapping, optional
+        As for `embedkit.evaluation.report.write_metrics`.
     """
     write_metrics(
         folder,
         splits={name: entry.metrics for name, entry in run.judged.items()},
         search=None if run.sweep is None else run.sweep.summary(),
         seconds=run.seconds,
-        settings={**settings, "encoder": vars(exact_settings(run.classifier.extractor))},
+        settings={**settings, "encoder": vars(settings_in(folder, run.classifier.extractor))},
         truncated=run.truncated,
+        few_shot=few_shot,
     )
     shown = shown_split(run.judged)
     if shown is not None:

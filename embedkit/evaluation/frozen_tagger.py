@@ -13,18 +13,16 @@ from numpy.typing import NDArray
 
 from embedkit.data import LabelCodec, Split, groups_of, stratified_folds
 from embedkit.encoders import EncoderSettings, Extraction, WordExtractor, WordFeatures
-from embedkit.errors import UsageError
 from embedkit.estimators.frozen import head_settings
-from embedkit.estimators.frozen_tagger import FrozenTagger, answers_of
-from embedkit.estimators.tagging import Tagged, tag_inputs
+from embedkit.estimators.frozen_tagger import FrozenTagger, answers_of, check_tag_heads, learnable
+from embedkit.estimators.tagging import Tagged, tag_inputs, told_of_tags
 from embedkit.evaluation.judged import TRAIN
 from embedkit.evaluation.sweep import FOLDS, Sweep, compare, unions
 from embedkit.evaluation.tagged import TagJudged, tag_judged
-from embedkit.heads import Head, HeadSpec, check_class_names, fit_head
+from embedkit.heads import Head, HeadSpec, fit_head
 from embedkit.heads.base import Floats
 from embedkit.heads.grid import Fold
-from embedkit.heads.spec import gives_probabilities
-from embedkit.metrics.scores import scores_of
+from embedkit.metrics.scores import check_tag_metric, scores_of, tag_metrics
 from embedkit.metrics.spans import entity_scores
 from embedkit.runtime.entities import has_spans
 from embedkit.runtime.tagging import Aggregation
@@ -32,8 +30,6 @@ from embedkit.runtime.texts import chunks_of
 from embedkit.runtime.tokens import Words
 
 WordOpener = Callable[[EncoderSettings], WordExtractor]
-# What a choice is made by, the first of them without being asked; by whether tags stand for spans.
-METRICS = {True: ("f1", "precision", "recall", "accuracy"), False: ("accuracy", "macro-f1", "mcc")}
 
 
 @dataclass(eq=False)
@@ -64,7 +60,9 @@ class TaggerRun:
     truncated: ClassVar[float] = 0.0  # long sentences are read in windows
 
 
-def check_tagger_plan(codec: LabelCodec, specs: Sequence[HeadSpec], metric: str | None = None) -> str:
+def check_tagger_plan(
+    codec: LabelCodec, specs: Sequence[HeadSpec], metric: str | None = None, task: str = "auto"
+) -> str:
     """Refuse heads and metrics that cannot be, before anything is encoded; return the metric to choose by.
 
     Raises
@@ -73,17 +71,8 @@ def check_tagger_plan(codec: LabelCodec, specs: Sequence[HeadSpec], metric: str 
         A head gives no probabilities, which tags of a sentence are decided by; a class weight names an unknown
         tag; or there is no such metric.
     """
-    for spec in specs:
-        if not gives_probabilities(spec.clf):
-            raise UsageError(
-                f"{spec.clf} gives no probabilities, by which the tags of a sentence are decided; take logreg, "
-                "lda, naive-bayes, mlp, knn or hist-gb"
-            )
-        check_class_names(spec.class_weight, codec.names)
-    allowed = METRICS[has_spans(codec.names)]
-    if metric is not None and metric not in allowed:
-        raise UsageError(f"there is no metric {metric!r} for these tags; allowed: {', '.join(allowed)}")
-    return metric or allowed[0]
+    check_tag_heads(specs, codec)
+    return check_tag_metric(metric, spans=has_spans(codec.names, task))
 
 
 def train_frozen_tagger(
@@ -92,6 +81,7 @@ def train_frozen_tagger(
     spec: HeadSpec,
     *,
     codec: LabelCodec | None = None,
+    task: str = "auto",
     trained_on: str | None = None,
     threads: int | None = None,
 ) -> TaggerRun:
@@ -107,6 +97,8 @@ def train_frozen_tagger(
     spec : HeadSpec
     codec : LabelCodec, optional
         Of all tags of train. Default: learnt from them.
+    task : str, default "auto"
+        What tags stand for, as `embedkit.runtime.entities.has_spans` takes it.
     trained_on : str, optional
         Fingerprint of the train split as it was read. Default: that of train.
     threads : int, optional
@@ -123,18 +115,16 @@ def train_frozen_tagger(
     train = splits[TRAIN]
     codec = codec or LabelCodec.fit(train.labels or [])
     check_tagger_plan(codec, [spec])
-    features, codes = _features(extractor, train), codec.encode(_flat(train))
+    features = _features(extractor, train)
     total = features.extraction
     fitting = time.perf_counter()
-    vectors = features.vectors
-    if features.empty.any():
-        vectors, codes = vectors[~features.empty], codes[~features.empty]
+    vectors, codes = learnable(features, cast("list[list[str]]", train.labels or []), codec)
     del features
     fitted = fit_head(spec, vectors, codes, len(codec), names=codec.names, threads=threads)
     fitted.head.state()  # one that has no form without pickle is refused before it is judged
     del vectors
     fit_seconds = time.perf_counter() - fitting
-    about = _about(spec, splits, trained_on, scaled=fitted.scaled)
+    about = {**_about(spec, splits, trained_on, scaled=fitted.scaled), **told_of_tags(task)}
     run = TaggerRun(FrozenTagger(extractor, fitted.head, codec, about))
     evaluate_seconds = 0.0
     for name, split in splits.items():
@@ -209,19 +199,22 @@ class _WordScorer:
     sentence : ndarray of int64, shape (W,)
         Of each word.
     names : tuple of str
+    spans : bool
+        Whether they stand for spans of words.
     """
 
     codes: NDArray[np.int64]
     read: NDArray[np.bool_]
     sentence: NDArray[np.int64]
     names: tuple[str, ...]
+    spans: bool
 
     def __call__(self, head: Head, vectors: Floats, rows: NDArray[np.int64]) -> Mapping[str, float]:
         begins = np.flatnonzero(np.append(True, np.diff(self.sentence[rows]) != 0))
         counts = np.diff(np.append(begins, len(rows)))
-        answers = answers_of(head, vectors, self.read[rows], counts, self.names)
+        answers = answers_of(head, vectors, self.read[rows], counts, self.names, spans=self.spans)
         true = self.codes[rows]
-        if has_spans(self.names):
+        if self.spans:
             tags = np.array(self.names, object)[true]
             scores = entity_scores(
                 [part.tolist() for part in np.split(tags, begins[1:])],
@@ -232,7 +225,7 @@ class _WordScorer:
             unread = len(self.names)  # equals no tag
             given = np.array([place.get(tag, unread) for tag in chain.from_iterable(answers.tags)], np.int64)
             scores = scores_of(true, given, unread + 1)
-        return {metric: scores[metric] for metric in METRICS[has_spans(self.names)]}
+        return {metric: scores[metric] for metric in tag_metrics(spans=self.spans)}
 
 
 def sweep_words(
@@ -242,6 +235,7 @@ def sweep_words(
     specs: Sequence[HeadSpec],
     opener: WordOpener,
     *,
+    task: str = "auto",
     metric: str | None = None,
     folds: int = FOLDS,
     seed: int = 42,
@@ -263,8 +257,11 @@ def sweep_words(
         As for `embedkit.evaluation.sweep.run_sweep`.
     opener : callable
         Gives the extractor of a view; all of them share one store.
+    task : str, default "auto"
+        What tags stand for, as `embedkit.runtime.entities.has_spans` takes it.
     metric : str, optional
-        One of `METRICS`. Default: F1 of entities; accuracy where each tag is of one word.
+        One of `embedkit.metrics.scores.tag_metrics`. Default: F1 of entities; accuracy where each tag is of one
+        word.
 
     Raises
     ------
@@ -273,7 +270,7 @@ def sweep_words(
     UsageError
         As of `check_tagger_plan`.
     """
-    sweep = Sweep(check_tagger_plan(codec, specs, metric), folds, seed, len(train), unit="sentences")
+    sweep = Sweep(check_tagger_plan(codec, specs, metric, task), folds, seed, len(train), unit="sentences")
     sentences, codes = _sentences(train), codec.encode(_flat(train))
     parts = stratified_folds(None, groups_of(sentences), folds, seed)
     extractors = [opener(view) for view in views]
@@ -288,7 +285,7 @@ def sweep_words(
         read = np.concatenate(known)
     counts = np.fromiter(map(len, sentences), np.int64, len(sentences))
     sentence = np.repeat(np.arange(len(sentences)), counts)
-    scorer = _WordScorer(codes, read, sentence, codec.names)
+    scorer = _WordScorer(codes, read, sentence, codec.names, has_spans(codec.names, task))
     compare(
         sweep,
         extractors,

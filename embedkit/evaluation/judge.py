@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedkit import metrics
-from embedkit.data.labels import Label, LabelCodec
+from embedkit.data.labels import LabelCodec
 from embedkit.data.text import name_of
 from embedkit.errors import DataError
+from embedkit.runtime.decide import Label
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ MOST_LINES = 8  # of a sweep that are told apart by colour
 MOST_CANDIDATES = 30  # of a sweep without layers to go over
 
 # Okabe and Ito's colours, which colour-blind readers tell apart too, without the yellow that white swallows.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
 _STYLES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v")
 _PALE, _GREY = "#A6CEE3", "#8A8A8A"
@@ -111,8 +111,8 @@ def labels_figure(per_class: Mapping[str, Mapping[str, Any]], names: Sequence[st
             values, places, marker, color=colour, markerfacecolor=fill, markersize=5, label=name, clip_on=False
         )[0]
         for name, values, marker, colour, fill in (
-            ("precision", precision, "o", _COLOURS[0], _COLOURS[0]),
-            ("recall", recall, "D", _COLOURS[1], "white"),
+            ("precision", precision, "o", COLOURS[0], COLOURS[0]),
+            ("recall", recall, "D", COLOURS[1], "white"),
         )
     ]
     axes.set_xlim(0, 1)
@@ -162,7 +162,7 @@ def calibration_figure(before: Mapping[str, Any] | None, after: Mapping[str, Any
     """
     from matplotlib.figure import Figure
 
-    parts = [("calibrated", after, _COLOURS[0], "o-")]
+    parts = [("calibrated", after, COLOURS[0], "o-")]
     if before is not None:
         parts.insert(0, ("before", before, _GREY, "s--"))
     bins = int(after["bins"])
@@ -290,7 +290,7 @@ def learning_figure(history: Sequence[Mapping[str, Any]], best: int | None, *, t
     lines += [(figures, name, name.replace("_", " ")) for name in names]
     for number, (axes, name, label) in enumerate(lines):
         values = [row[name] for row in history]
-        style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
         axes.plot(steps, values, label=label, markersize=4, **style)
     for axes, what in ((losses, "loss"), (figures, "validation")):
         if best is not None:
@@ -337,7 +337,7 @@ def freezing_figure(
     axes = figure.add_subplot()
     means, ends = np.array(scores), np.array(intervals)
     spread = np.abs(ends.T - means)
-    axes.errorbar(range(len(names)), means, yerr=spread, fmt="o-", color=_COLOURS[0], ecolor=_PALE, elinewidth=2)
+    axes.errorbar(range(len(names)), means, yerr=spread, fmt="o-", color=COLOURS[0], ecolor=_PALE, elinewidth=2)
     _mark_winner(axes, chosen, float(means[chosen]))
     axes.set_xticks(range(len(names)), [drawn(name, 20) for name in names], fontsize=9, family=FONT)
     axes.set_xlabel("blocks that are trained (★: more stop to pay)", family=FONT)
@@ -399,7 +399,7 @@ def _line_styles(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[
     poolings, heads = (list(dict.fromkeys(key[side] for key in chosen)) for side in (0, 1))
     return {
         (pooling, head): {
-            "color": _COLOURS[heads.index(head)],
+            "color": COLOURS[heads.index(head)],
             "linestyle": _STYLES[poolings.index(pooling) % len(_STYLES)],
             "marker": _MARKERS[poolings.index(pooling) % len(_MARKERS)],
         }
@@ -429,7 +429,7 @@ def _candidates(points: Sequence[SweepPoint], winner: SweepPoint, axis: str) -> 
     axes = figure.add_subplot()
     means, spread = np.array([point.mean for point in shown]), np.array([point.std for point in shown])
     axes.errorbar(
-        means, range(len(shown)), xerr=spread, fmt="o", color=_COLOURS[0], ecolor=_PALE, elinewidth=2, markersize=5
+        means, range(len(shown)), xerr=spread, fmt="o", color=COLOURS[0], ecolor=_PALE, elinewidth=2, markersize=5
     )
     _mark_winner(axes, winner.mean, shown.index(winner))
     labels = [drawn(str(point), 60) for point in shown]
@@ -464,7 +464,7 @@ def _write_title(figure: Figure, *paragraphs: str, width: int = 50) -> None:
     figure.suptitle("\n".join(lines), family=FONT, fontsize=11, color="black", parse_math=False)
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path | IO[bytes]) -> None:
     """Write a figure as PNG on a white ground, the same bytes for the same figure."""
     figure.savefig(path, format="png", dpi=150, facecolor="white", metadata={"Software": None})
 

@@ -39,6 +39,7 @@ def write_metrics(
     history: Sequence[Mapping[str, Any]] = (),
     truncated: float = 0.0,
     search: Mapping[str, Any] | None = None,
+    few_shot: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `metrics.json`.
 
@@ -58,6 +59,8 @@ def write_metrics(
         Share of the texts that lost tokens to the maximum length, 0 to 1.
     search : mapping, optional
         What cross-validation found on train; left out where there was none.
+    few_shot : mapping, optional
+        What few-shot tuning was compared with, and its single runs; left out where there was none.
 
     Raises
     ------
@@ -71,6 +74,7 @@ def write_metrics(
         "settings": settings,
         "truncated": truncated,
         **({} if search is None else {"search": search}),
+        **({} if few_shot is None else {"few_shot": few_shot}),
     }
     write_json(folder / "metrics.json", scrub(content))
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from embedkit.data import Dataset, LabelCodec, Split, groups_of, holdout
-from embedkit.data.columns import Task
 from embedkit.data.labels import sorted_labels
 from embedkit.data.schemes import with_iob2
 from embedkit.data.splits import has_label_sets
@@ -21,6 +20,7 @@ from embedkit.evaluation.judged import TRAIN, Classifier, split_to_judge
 from embedkit.export.verdict import Rows, Trial
 from embedkit.runtime.decide import Thresholds
 from embedkit.runtime.entities import OUTSIDE, has_spans, parse_tag
+from embedkit.runtime.manifest import TAG_TASK
 from embedkit.runtime.model_folder import is_multi_label, labels_of
 
 _SHARE = 0.1  # of train, where there is no validation split
@@ -47,7 +47,6 @@ def classifier_trial(
     training: Callable[[], Dataset] | None,
     *,
     max_drop: float | None = None,
-    task: Task = "auto",
 ) -> Trial:
     """Return the rows for a classifier or tagger: its test rows, and others to choose on.
 
@@ -61,8 +60,6 @@ def classifier_trial(
         neither a validation nor a train split.
     max_drop : float, optional
         Default: `embedkit.export.verdict.MAX_DROP`.
-    task : Task, default "auto"
-        How tags are read, as `embedkit.data.schemes.with_iob2` takes it.
 
     Raises
     ------
@@ -82,7 +79,8 @@ def classifier_trial(
             f"{dataset.name} has no validation and no train split to choose the settings of int8 on; give a "
             "folder with splits to --eval-data"
         )
-    return Trial(_rows(choice, classifier.codec, task), _rows(test, classifier.codec, task), max_drop)
+    codec, told = classifier.codec, classifier.about.get(TAG_TASK, "auto")
+    return Trial(_rows(choice, codec, told), _rows(test, codec, told), max_drop)
 
 
 def task_trial(
@@ -92,7 +90,7 @@ def task_trial(
     task: str,
     *,
     max_drop: float | None = None,
-    scheme: Task = "auto",
+    tag_task: str = "auto",
 ) -> Trial:
     """Return the rows for a classifier that transformers trained, whose labels its ``config.json`` names.
 
@@ -106,8 +104,8 @@ def task_trial(
     task : {"sequence", "tokens"}
     max_drop : float, optional
         Default: `embedkit.export.verdict.MAX_DROP`.
-    scheme : Task, default "auto"
-        As `task` of `classifier_trial`.
+    tag_task : str, default "auto"
+        What tags stand for, as `embedkit.runtime.entities.has_spans` takes it.
 
     Raises
     ------
@@ -120,7 +118,7 @@ def task_trial(
     if task == "sequence" and not dataset.single:
         return classifier_trial(dataset, _Foreign(codec, several), None, max_drop=max_drop)
     _check_kind(dataset, task == "tokens")
-    trial = held_out_trial(dataset, codec, max_drop=max_drop, task=scheme)
+    trial = held_out_trial(dataset, codec, max_drop=max_drop, tag_task=tag_task)
     sets = trial.test.true.ndim == 2
     if sets != several:
         raise DataError(
@@ -150,9 +148,11 @@ class _Foreign:
 
 
 def held_out_trial(
-    dataset: Dataset, codec: LabelCodec, *, max_drop: float | None = None, seed: int = 42, task: Task = "auto"
+    dataset: Dataset, codec: LabelCodec, *, max_drop: float | None = None, seed: int = 42, tag_task: str = "auto"
 ) -> Trial:
     """Return the rows of test, and of validation or a tenth of train; of a single file a fifth is the test.
+
+    `tag_task` is as for `task_trial`.
 
     Raises
     ------
@@ -165,16 +165,21 @@ def held_out_trial(
         raise UsageError(
             f"{dataset.name} needs a test split, and a validation or a train split beside it, to judge int8 on"
         )
-    return Trial(_rows(choice, codec, task), _rows(test, codec, task), max_drop)
+    return Trial(_rows(choice, codec, tag_task), _rows(test, codec, tag_task), max_drop)
 
 
-def splits_trial(splits: Mapping[str, Split], codec: LabelCodec, *, seed: int = 42) -> Trial:
-    """Return the rows of splits that are in memory: of test, and of validation or a tenth of train."""
+def splits_trial(
+    splits: Mapping[str, Split], codec: LabelCodec, *, seed: int = 42, tag_task: str = "auto"
+) -> Trial:
+    """Return the rows of splits that are in memory: of test, and of validation or a tenth of train.
+
+    `tag_task` is as for `task_trial`.
+    """
     train, choice = splits[TRAIN], splits.get(_VALIDATION)
     if choice is None:
         labels = None if train.kind == "tokens" else train.labels
         choice = train.take(holdout(labels, groups_of(train.inputs), _SHARE, seed)[1], _VALIDATION)
-    return Trial(_rows(choice, codec), _rows(splits["test"], codec))
+    return Trial(_rows(choice, codec, tag_task), _rows(splits["test"], codec, tag_task))
 
 
 def encoder_trial(dataset: Dataset, *, max_drop: float | None = None, seed: int = 42) -> Trial:
@@ -212,12 +217,12 @@ def _choice(dataset: Dataset, test: Split, seed: int) -> Split | None:
     return quiet.splits(validation_share=_SHARE, seed=seed, columns=False).get(_VALIDATION)
 
 
-def _rows(split: Split, codec: LabelCodec, task: Task = "auto") -> Rows:
+def _rows(split: Split, codec: LabelCodec, tag_task: str = "auto") -> Rows:
     """Return the rows of a labelled split, if training knew any of its labels."""
     labels: Sequence[Any] = split.labels or []
     source = f"{split.source} ({split.name}, {counted(len(split), 'row')})"
     if split.kind == "tokens":
-        return _tag_rows(split, codec, task, source)
+        return _tag_rows(split, codec, tag_task, source)
     several = has_label_sets(labels)
     every = [label for some in labels for label in some] if several else labels
     _check_known(every, codec.classes, source)
@@ -225,10 +230,10 @@ def _rows(split: Split, codec: LabelCodec, task: Task = "auto") -> Rows:
     return Rows(split.inputs, wide.encode_sets(labels) if several else wide.encode(every), len(wide), source)
 
 
-def _tag_rows(split: Split, codec: LabelCodec, task: Task, source: str) -> Rows:
+def _tag_rows(split: Split, codec: LabelCodec, tag_task: str, source: str) -> Rows:
     """Return sentences with their tags, in IOB2 where the tagger's stand for entities."""
-    spans = has_spans(codec.names)
-    converted, _, _ = with_iob2({split.name: split}, task if spans else "pos")
+    spans = has_spans(codec.names, tag_task)
+    converted, _, _ = with_iob2({split.name: split}, "ner" if spans else "pos")
     tags = list(chain.from_iterable(cast("list[list[str]]", converted[split.name].labels)))
     if spans:
         _check_known(_kinds(tags), _kinds(codec.names), source)

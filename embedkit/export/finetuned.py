@@ -17,9 +17,13 @@ from embedkit.errors import ExportError, UsageError
 from embedkit.export.folder import GRAPH, splits_alike, transformers_tokenizer
 from embedkit.export.parity import Input, encoded, parity_inputs, split_into_words
 from embedkit.export.source import Answer
-from embedkit.runtime.description import Description, Label
+from embedkit.runtime.decide import Label
+from embedkit.runtime.description import Description
+from embedkit.runtime.entities import has_spans
+from embedkit.runtime.manifest import TAG_TASK
 from embedkit.runtime.model_folder import is_multi_label, labels_of, task_of
 from embedkit.runtime.predictor import Predictor
+from embedkit.runtime.tagging import decoding_for
 from embedkit.runtime.tokens import Tokenizer
 from embedkit.store import FileDigests
 
@@ -64,6 +68,8 @@ class TaskSource:
         Most tokens of an input. Default: the folder's.
     tuned : Tuned, optional
         Where embedkit fine-tuned it.
+    tag_task : {"auto", "ner", "chunk", "pos"}, default "auto"
+        What is known of the tags of a model that others trained.
 
     Raises
     ------
@@ -84,6 +90,7 @@ class TaskSource:
         *,
         max_length: int | None = None,
         tuned: Tuned | None = None,
+        tag_task: str = "auto",
     ) -> None:
         if max_length is not None and folder.positions is not None and max_length > folder.positions:
             raise UsageError(
@@ -108,6 +115,8 @@ class TaskSource:
             raise UsageError("the model answers for a whole text, and the data are lists of words")
         length = max_length or folder.max_length
         self.tokenizer, self.inputs, self._types = _same_tokenizer(folder, given, length, ours=tuned is not None)
+        known = tag_task if tuned is None else tuned.about.get(TAG_TASK, "auto")
+        words = task == "tokens" and tuned is not None
         self.description = Description(
             task=task,
             input="tokens" if task == "tokens" else kind if tuned is None else tuned.kind,
@@ -125,6 +134,8 @@ class TaskSource:
             normalize=False,
             bias=(),
             width=folder.hidden,
+            decoding=decoding_for(spans=words and has_spans(labels, known)),  # others may not answer in IOB2
+            tag_task=known,
         )
 
     @property

@@ -13,7 +13,6 @@ from embedkit.export.parity import Input, Parity, encoded
 from embedkit.export.speed import Latency
 from embedkit.export.verdict import INT8, Verdict
 from embedkit.runtime.description import Description
-from embedkit.runtime.entities import has_spans
 from embedkit.runtime.manifest import MANIFEST, MARK
 from embedkit.runtime.model_folder import TOKENIZER, ModelFacts, read_json
 from embedkit.runtime.tokens import Tokenizer
@@ -119,8 +118,10 @@ def write_tokenizer(
     special = _special_tokens(source.path, found, tokenizer)
     write_json(folder / _SPECIAL_MAP, special)
     kept = {key: found[key] for key in _BEHAVIOUR if key in found}
+    space = {"add_prefix_space": True} if tokenizer.prefixes_space else {}
     settings = {
         **kept,
+        **space,
         **special,
         "tokenizer_class": GENERIC,
         "model_max_length": tokenizer.max_length,
@@ -135,7 +136,7 @@ def write_tokenizer(
         if theirs is not None and splits_alike(theirs, tokenizer, inputs):
             return
     plain = {key: value for key, value in settings.items() if key not in _BEHAVIOUR}
-    write_json(folder / _SETTINGS, {**plain, "clean_up_tokenization_spaces": False})
+    write_json(folder / _SETTINGS, {**plain, **space, "clean_up_tokenization_spaces": False})
 
 
 def _special_tokens(source: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
@@ -214,7 +215,7 @@ def card(
         Where one was asked for.
     """
     kind, what, call = _KINDS[description.task]
-    if description.task == "tokens" and not has_spans(description.labels):
+    if description.task == "tokens" and not description.spans:
         call = "predict_tokens"
     count = counted(len(description.labels), "label")
     gives = f"and a classifier of {count}" if description.labels else f"{description.width} numbers a text"

@@ -26,7 +26,7 @@ from embedkit.runtime.tokens import Text, Tokenizer
 if TYPE_CHECKING:
     from embedkit.export.graph import Graph
 
-_KEPT = ("data", "seed", "head_settings")
+_KEPT = ("data", "seed", "head_settings")  # the description has the rest
 
 
 @dataclass(frozen=True, eq=False)

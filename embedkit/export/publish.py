@@ -120,6 +120,7 @@ def export_task_model(
     *,
     max_length: int | None = None,
     tuned: Tuned | None = None,
+    tag_task: str = "auto",
     trial: Trial | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -131,7 +132,7 @@ def export_task_model(
     folder : ModelFolder
         With weights of a head.
     task : {"sequence", "tokens"}
-    inputs, max_length, tuned
+    inputs, max_length, tuned, tag_task
         As for `embedkit.export.finetuned.TaskSource`.
     target, trial, overwrite, threads
         As for `export_classifier`.
@@ -144,7 +145,7 @@ def export_task_model(
         As for `export_classifier`.
     """
     _require_all()
-    source = TaskSource(folder, task, inputs, max_length=max_length, tuned=tuned)
+    source = TaskSource(folder, task, inputs, max_length=max_length, tuned=tuned, tag_task=tag_task)
     return _export(source, target, trial, overwrite=overwrite, threads=threads)
 
 

@@ -18,8 +18,9 @@ from embedkit.export.parity import Input, parity_inputs, split_into_words
 from embedkit.export.source import Answer
 from embedkit.runtime.description import Description
 from embedkit.runtime.entities import has_spans
+from embedkit.runtime.manifest import TAG_TASK
 from embedkit.runtime.predictor import Predictor
-from embedkit.runtime.tagging import Aggregation
+from embedkit.runtime.tagging import Aggregation, decoding_for
 from embedkit.runtime.tokens import Tokenizer, Words
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _check(extractor: WordExtractor, dense: Dense) -> None:
 
 def _described(extractor: WordExtractor, trained: Trained) -> Description:
     recipe, labels = extractor.recipe, trained.codec.classes
+    task = trained.about.get(TAG_TASK, "auto")
     return Description(
         task="tokens",
         input="tokens",
@@ -140,5 +142,6 @@ def _described(extractor: WordExtractor, trained: Trained) -> Description:
         bias=(),
         width=extractor.width("tokens"),
         aggregation=_AGGREGATIONS[recipe.poolings],
-        decoding="bio" if has_spans(labels) else "argmax",
+        decoding=decoding_for(spans=has_spans(labels, task)),
+        tag_task=task,
     )

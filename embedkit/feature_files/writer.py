@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedkit.artifact import staged_file
+from embedkit.artifact import check_file, staged_file
 from embedkit.data.labels import LabelCodec
-from embedkit.data.text import name_of
-from embedkit.errors import OutputExistsError, UsageError, require
+from embedkit.errors import UsageError, require
 from embedkit.feature_files.arrays import NpzFile, SafetensorsFile
 from embedkit.feature_files.base import ColumnChunk, FeatureFile, Plan
 from embedkit.feature_files.parquet import ParquetFile
@@ -48,30 +46,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         )
     if path.suffix.lower() == ".parquet":
         require("pyarrow", extra="train", purpose=f"writing {path}")
-    _check_replaceable(path, overwrite)
-    _check_parent(path)
-
-
-def _check_replaceable(path: Path, overwrite: bool) -> None:
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it, a folder that may not be entered
-        said = getattr(error, "strerror", None) or error
-        raise UsageError(f"{name_of(str(path))} cannot be written: {said}; choose another output") from None
-    if path.is_symlink() or not path.is_file():
-        raise OutputExistsError(f"{path} exists and is no plain file; choose another output")
-    if not overwrite:
-        raise OutputExistsError(f"{path} exists; choose another output or give --overwrite")
-
-
-def _check_parent(path: Path) -> None:
-    nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    if not nearest.is_dir():
-        raise UsageError(f"{path} cannot be written: {nearest} is no folder; choose another output")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"{path} cannot be written: {nearest} may not be added to; choose another output")
+    check_file(path, overwrite=overwrite)
 
 
 @contextmanager
@@ -139,7 +114,7 @@ def feature_file(
     plan = Plan(rows, width, codec, labelled, columns)
     file = _FORMATS[path.suffix.lower()](plan)
     target = path.absolute()
-    with staged_file(target, check=lambda: _check_replaceable(target, overwrite)) as raw:
+    with staged_file(target, check=lambda: check_file(target, overwrite=overwrite)) as raw:
         file._start(raw)
         try:
             yield file

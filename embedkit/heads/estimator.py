@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from embedkit.errors import UsageError
 from embedkit.heads.base import Head
 from embedkit.heads.fit import fold, spread
-from embedkit.heads.linear import ConstantHead
+from embedkit.heads.linear import ConstantHead, LinearHead
 from embedkit.heads.skops_head import SkopsHead, dumped
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ def head_from_estimator(estimator: BaseEstimator, *, multi_label: bool = False) 
     ----------
     estimator : scikit-learn classifier
         Fitted on codes from 0 to C - 1, or on a matrix of 0 and 1. Logistic regression, ridge, linear support
-        vectors and linear discriminant analysis, also behind a StandardScaler, and a dummy become plain arrays;
-        a subclass of them, which may predict otherwise, and others stay what they are, if skops can save them.
+        vectors and linear discriminant analysis, also behind a StandardScaler, a dummy, and a OneVsRestClassifier
+        of logistic regressions for several labels become plain arrays; a subclass of them, which may predict
+        otherwise, and others stay what they are, if skops can save them.
     multi_label : bool
         Whether rows have any number of labels.
 
@@ -52,7 +54,7 @@ def head_from_estimator(estimator: BaseEstimator, *, multi_label: bool = False) 
     except NotFittedError:
         raise UsageError(f"the {type(estimator).__name__} is not fitted; call its fit first") from None
     parts = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
-    head = None if multi_label else _as_arrays(parts)
+    head = _labels_as_arrays(parts) if multi_label else _as_arrays(parts)
     if head is not None:
         return head
     classes = _count_classes(estimator, multi_label)
@@ -100,6 +102,30 @@ def _as_arrays(parts: list[BaseEstimator]) -> Head | None:
     coef, intercept = fold(parts[-1], parts[0] if len(parts) == 2 else None)
     classes = np.arange(len(parts[-1].classes_))
     return spread(coef, intercept, classes, len(classes), links[kinds[-1]])
+
+
+def _labels_as_arrays(parts: list[BaseEstimator]) -> Head | None:
+    """Return a linear head of several labels where each has a logistic regression, or one answer for all rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    if [type(part) for part in parts] != [OneVsRestClassifier]:
+        return None
+    fits = parts[0].estimators_
+    linear = [fit for fit in fits if type(fit) is LogisticRegression]
+    if not linear or any(type(fit) is not LogisticRegression and not hasattr(fit, "y_") for fit in fits):
+        return None
+    nothing = np.zeros_like(linear[0].coef_)
+    coef = np.concatenate([getattr(fit, "coef_", nothing) for fit in fits])
+    intercept = np.array([_intercept_of(fit) for fit in fits], dtype=linear[0].intercept_.dtype)
+    return LinearHead(coef, intercept, "sigmoid", multi_label=True)
+
+
+def _intercept_of(fit: BaseEstimator) -> float:
+    """Return the intercept of a logistic regression; an infinite one of the constant, which has `y_` instead."""
+    if hasattr(fit, "coef_"):
+        return float(np.broadcast_to(fit.intercept_, 1)[0])
+    return math.inf if fit.y_[0] else -math.inf
 
 
 def _constant_of(dummy: DummyClassifier) -> ConstantHead:

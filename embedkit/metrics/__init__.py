@@ -5,7 +5,7 @@ interval to scipy's beta quantiles.
 """
 
 from embedkit.metrics.differences import paired_difference
-from embedkit.metrics.intervals import clopper_pearson
+from embedkit.metrics.intervals import clopper_pearson, mean_interval
 from embedkit.metrics.label_sets import multilabel
 from embedkit.metrics.multiclass import classification, confusion_matrix, macro_f1_interval, matthews_correlation
 from embedkit.metrics.probabilities import expected_calibration
@@ -19,6 +19,7 @@ __all__ = [
     "expected_calibration",
     "macro_f1_interval",
     "matthews_correlation",
+    "mean_interval",
     "multilabel",
     "paired_difference",
     "span_difference",

@@ -110,6 +110,42 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     return low, high
 
 
+def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, float, tuple[float, float] | None]:
+    """Return the mean of few values, their standard deviation, and Student's interval of the mean.
+
+    Parameters
+    ----------
+    values : array-like, shape (n,)
+        At least one, of like and independent runs.
+    level : float
+        Coverage.
+
+    Returns
+    -------
+    mean, deviation : float
+        The deviation is of a sample (n - 1); 0 for one value.
+    interval : tuple of float or None
+        None for one value.
+
+    Examples
+    --------
+    >>> mean, deviation, interval = mean_interval([1.0, 2.0, 3.0])
+    >>> mean, deviation, [round(bound, 3) for bound in interval]
+    (2.0, 1.0, [-0.484, 4.484])
+    """
+    given = np.asarray(values, dtype=np.float64)
+    if given.ndim != 1 or not len(given):
+        raise DataError("there are no values to take the mean of")
+    mean, freedom = float(given.mean()), len(given) - 1
+    if not freedom:
+        return mean, 0.0, None
+    deviation = float(given.std(ddof=1))
+    # P(|T| > t) = I_x(freedom / 2, 1 / 2) at x = freedom / (freedom + t * t)
+    x = _beta_quantile(freedom / 2, 0.5, 1 - level)
+    half = math.sqrt(freedom * (1 - x) / x) * deviation / math.sqrt(len(given))
+    return mean, deviation, (mean - half, mean + half)
+
+
 def binomial_at_most(hits: int, n: int) -> float:
     """Return the probability of at most `hits` heads in `n` throws of a fair coin."""
     return 1.0 if hits >= n else _beta_cdf(0.5, n - hits, hits + 1)

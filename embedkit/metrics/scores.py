@@ -13,6 +13,7 @@ from embedkit.metrics.multiclass import confusion_matrix, matthews_correlation
 
 OF_CLASSES = ("accuracy", "macro-f1", "mcc")
 OF_LABELS = ("micro-f1", "macro-f1", "subset-accuracy")
+OF_ENTITIES = ("f1", "precision", "recall", "accuracy")  # of `embedkit.metrics.entity_scores`
 
 
 def check_metric(metric: str | None, *, multi_label: bool) -> str:
@@ -28,6 +29,26 @@ def check_metric(metric: str | None, *, multi_label: bool) -> str:
         where = "where rows have several labels" if multi_label else "where each row has one label"
         raise UsageError(f"there is no metric {metric!r} {where}; allowed: {', '.join(allowed)}")
     return metric or allowed[0]
+
+
+def check_tag_metric(metric: str | None, *, spans: bool) -> str:
+    """Return the metric of tags to choose by; None stands for the first that there is.
+
+    Raises
+    ------
+    UsageError
+        There is no such metric; names those that there are.
+    """
+    allowed = tag_metrics(spans=spans)
+    if metric is not None and metric not in allowed:
+        where = "where tags stand for spans" if spans else "where tags are of single words"
+        raise UsageError(f"there is no metric {metric!r} {where}; allowed: {', '.join(allowed)}")
+    return metric or allowed[0]
+
+
+def tag_metrics(*, spans: bool) -> tuple[str, ...]:
+    """Return what a choice of taggers can be made by: of entities where tags stand for `spans`, else of tags."""
+    return OF_ENTITIES if spans else OF_CLASSES
 
 
 def scores_of(true: npt.NDArray[Any], predicted: npt.NDArray[Any], n_classes: int) -> dict[str, float]:

@@ -147,10 +147,7 @@ def span_difference(
         As `tagging`.
     """
     check_resamples(resamples)
-    sums = []
-    for predicted in (first, second):
-        words = _Words.read(true, predicted, spans=spans, strict=strict)
-        sums.append(_entities(words, strict=strict).sums if spans else words.right)
+    sums = [sentence_patterns(true, predicted, spans=spans, strict=strict) for predicted in (first, second)]
     score = micro_f1 if spans else _share
 
     def both(drawn: Floats) -> Floats:
@@ -168,6 +165,22 @@ def span_difference(
         "ci95": list(percentiles(drawn[:, 0] - drawn[:, 1])),
         "method": f"paired {bootstrap_method(resamples, seed)}, sentences drawn whole",
     }
+
+
+def sentence_patterns(
+    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[Tag]], *, spans: bool, strict: bool = False
+) -> NDArray[np.integer[Any]]:
+    """Return what each sentence adds to F1 over entities, or to the accuracy over words.
+
+    Parameters and errors are those of `tagging`.
+
+    Returns
+    -------
+    ndarray of integers, shape (N, 2)
+        Twice its right entities, and how many it has, true and predicted; or its right words, and all of them.
+    """
+    words = _Words.read(true, predicted, spans=spans, strict=strict)
+    return _entities(words, strict=strict).sums if spans else words.right
 
 
 def judged_entities(tags: Sequence[Tag], *, strict: bool = False) -> list[Entity]:

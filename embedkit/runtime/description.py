@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.runtime.decide import Thresholds, decide, probabilities
+from embedkit.runtime.decide import Label, Thresholds, decide, probabilities
+from embedkit.runtime.entities import has_spans
+from embedkit.runtime.manifest import TAG_TASK, checked_tag_task
 from embedkit.runtime.tagging import AGGREGATIONS, DECODINGS, Aggregation, Decoding
 from embedkit.runtime.tokens import Side
 from embedkit.runtime.words import RULE
 
-Label: TypeAlias = str | int | float | bool
 Floats: TypeAlias = NDArray[np.floating[Any]]
 TASKS = ("sequence", "tokens", "encoder")
 LONG = ("truncate", "mean", "windows")
@@ -61,6 +62,8 @@ class Description:
         and joined. Else empty.
     aggregation, decoding : str
         For words, as `embedkit.runtime.tagging.Tagging` takes them.
+    tag_task : {"auto", "ner", "chunk", "pos"}
+        For words, what training was told of its tags; ``"auto"`` where nothing is known.
     """
 
     task: str
@@ -83,6 +86,7 @@ class Description:
     poolings: tuple[str, ...] = ()
     aggregation: Aggregation = "first"
     decoding: Decoding = "argmax"
+    tag_task: str = "auto"
 
     def __post_init__(self) -> None:
         if not self.output:
@@ -92,6 +96,11 @@ class Description:
     def names(self) -> tuple[str, ...]:
         """The labels as they are printed."""
         return tuple(map(str, self.labels))
+
+    @property
+    def spans(self) -> bool:
+        """Whether its tags stand for spans of words."""
+        return self.task == "tokens" and has_spans(self.labels, self.tag_task)
 
     @property
     def columns(self) -> int:
@@ -138,6 +147,7 @@ class Description:
             "bias": list(self.bias),
             "width": self.width,
             **({"words": words} if self.task == "tokens" else {}),
+            **({} if self.tag_task == "auto" else {TAG_TASK: self.tag_task}),
         }
 
     @classmethod
@@ -164,6 +174,7 @@ class Description:
             width=_of_type(described["width"], int),
             aggregation=_one_of(words["aggregation"], AGGREGATIONS),
             decoding=_one_of(words["decoding"], DECODINGS),
+            tag_task=checked_tag_task(described),
         )
         _one_of(words["split"], (RULE,))
         found.check()

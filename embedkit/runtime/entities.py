@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypedDict
 
 OUTSIDE = "O"
+TAG_TASKS = ("ner", "chunk", "pos")  # what training may be told of its tags
 # Prefixes of BIO (IOB1, IOB2), BIOES, BILOU and BMES; what each of them means to conlleval.
 _PREFIXES = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
 
@@ -36,8 +37,19 @@ class FoundEntity(TypedDict):
     end: int
 
 
-def has_spans(labels: Iterable[object]) -> bool:
-    """Say whether tags stand for spans of words (``O``, ``B-...``, ``I-...``), or each word for itself."""
+def has_spans(labels: Iterable[object], task: str = "auto") -> bool:
+    """Say whether tags stand for spans of words, or each of them for one word.
+
+    Parameters
+    ----------
+    labels : iterable of str
+    task : str, default "auto"
+        What training was told: ``"ner"`` and ``"chunk"`` are spans, ``"pos"`` single words. Anything else
+        leaves it to a guess, as for folders of others, which say nothing: spans where a label is ``O`` or begins
+        with ``B-`` or ``I-``; so also kinds without prefixes beside ``O``, and parts of speech with a tag ``O``.
+    """
+    if task in TAG_TASKS:
+        return task != "pos"
     return any(str(label) == OUTSIDE or str(label).startswith(("B-", "I-")) for label in labels)
 
 

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from embedkit.errors import ArtifactError, InputMissingError
+from embedkit.runtime.entities import TAG_TASKS
 
 MANIFEST = "embedkit.json"
 MARK = "embedkit_manifest"  # in config.json: that there is a manifest beside it
@@ -19,6 +21,8 @@ CLASSIFIER = "classifier"  # kinds of folders: a head on a frozen encoder,
 FINETUNED = "finetuned"  # a model whose weights were moved,
 ENCODER = "encoder"  # an encoder alone,
 EXPORTED = "onnx"  # and what answers without torch
+TAG_TASK = "tag_task"  # under which a manifest says what training was told of its tags
+OWN = "."  # an encoder's name where it lies in the classifier's own folder
 
 
 def read_manifest(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
@@ -75,11 +79,43 @@ def task_of(folder: Path) -> str | None:
     return _said(folder, "task")
 
 
-def _said(folder: Path, name: str) -> str | None:
+def tag_task_of(folder: Path) -> str | None:
+    """Return what a folder says that training was told of its tags, unchecked; None where it says nothing."""
+    said = _said(folder, TAG_TASK)
+    return said if said in TAG_TASKS else None
+
+
+def checked_tag_task(manifest: Mapping[str, Any]) -> str:
+    """Return what a manifest says that training was told of its tags, ``"auto"`` where it says nothing.
+
+    Raises
+    ------
+    ValueError
+        It says what is no such task.
+    """
+    said = manifest.get(TAG_TASK, "auto")
+    if said not in ("auto", *TAG_TASKS):
+        raise ValueError(f"{TAG_TASK} is {said!r}; allowed: {', '.join(TAG_TASKS)}")
+    return str(said)
+
+
+def tuner_of(folder: Path) -> str | None:
+    """Return what a folder says has tuned its encoder on few texts, unchecked; None where it says nothing."""
+    return _said(folder, "few_shot", "tuner")
+
+
+def holds_tuned(folder: Path) -> bool:
+    """Whether a folder says that an encoder tuned on few texts lies in it, unchecked."""
+    return tuner_of(folder) is not None and _said(folder, "encoder", "name") == OWN
+
+
+def _said(folder: Path, *names: str) -> str | None:
     try:
-        said = parse_manifest(folder).get(name)
+        said: object = parse_manifest(folder)
     except (ArtifactError, OSError):
         return None
+    for name in names:
+        said = said.get(name) if isinstance(said, dict) else None
     return said if isinstance(said, str) else None
 
 

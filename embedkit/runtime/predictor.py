@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from embedkit.errors import ArtifactError, DataError, UsageError
 from embedkit.runtime.batching import pad, plan
-from embedkit.runtime.description import ANY_INPUT, Description, Floats, Label
-from embedkit.runtime.entities import FoundEntity, has_spans, locate_entities
+from embedkit.runtime.decide import Label
+from embedkit.runtime.description import ANY_INPUT, Description, Floats
+from embedkit.runtime.entities import FoundEntity, locate_entities
 from embedkit.runtime.pooling import pool
 from embedkit.runtime.session import Session
 from embedkit.runtime.tagging import Aggregation, Tagging, TokenAnswers
@@ -248,7 +249,11 @@ class Predictor:
     def _tagging(self, aggregation: Aggregation | None = None) -> Tagging:
         how = self.description
         return Tagging(
-            self._tokenizer, self.labels, aggregation=aggregation or how.aggregation, decoding=how.decoding
+            self._tokenizer,
+            self.labels,
+            aggregation=aggregation or how.aggregation,
+            decoding=how.decoding,
+            spans=how.spans,
         )
 
     def entities(self, texts: Sequence[str], *, aggregation: Aggregation | None = None) -> list[list[FoundEntity]]:
@@ -272,7 +277,7 @@ class Predictor:
             The tags stand for single words (parts of speech), not for spans.
         """
         self.require("tokens")
-        if not has_spans(self.labels):
+        if not self.description.spans:
             raise UsageError("these tags are of single words and make no entities; use predict_tokens")
         if isinstance(texts, str):
             raise UsageError("give a list of texts, not one text")

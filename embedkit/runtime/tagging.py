@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.errors import ModelError, UsageError
 from embedkit.runtime.bio import bio_valid
-from embedkit.runtime.decide import softmax
+from embedkit.runtime.decide import Label, softmax
 from embedkit.runtime.entities import OUTSIDE, has_spans
 from embedkit.runtime.texts import checked_sentences, chunks_of
 from embedkit.runtime.tokens import PieceTokens, Tokenizer, Tokens, Words, WordTokens
 from embedkit.runtime.words import Span
-
-if TYPE_CHECKING:
-    from embedkit.runtime.description import Label
 
 T = TypeVar("T")
 Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -86,7 +83,9 @@ class Tagging:
         the mean of their logits, which are those of the mean of their vectors where a linear head made them.
     decoding : {"argmax", "bio"}, default "argmax"
         The most probable tag of each word, or the most probable tags of a sentence that are valid IOB2
-        (`embedkit.runtime.bio.bio_valid`).
+        (`embedkit.runtime.bio.bio_valid`). A token that answers for itself has its most probable tag.
+    spans : bool, optional
+        Whether tags stand for spans of words. Default: as `has_spans` guesses by the labels.
 
     Raises
     ------
@@ -101,6 +100,7 @@ class Tagging:
         *,
         aggregation: Aggregation = "first",
         decoding: Decoding = "argmax",
+        spans: bool | None = None,
     ) -> None:
         check_aggregation(aggregation)
         if decoding not in DECODINGS:
@@ -109,6 +109,7 @@ class Tagging:
         self.labels = tuple(labels)
         self.aggregation = aggregation
         self.decoding = decoding
+        self.spans = has_spans(labels) if spans is None else spans
 
     def answer(
         self, sentences: Sequence[Words], run: Run, *, rows: NDArray[np.int64] | None = None
@@ -138,12 +139,17 @@ class Tagging:
         counts = np.fromiter(map(len, sentences), np.int64, len(sentences))
         if self.aggregation != "none":
             given = self._tokenizer.encode_words(sentences)
-            return word_answers(*self._probabilities(given, counts, run), counts, self.labels, self.decoding)
+            return self._decided(*self._probabilities(given, counts, run), counts, self.decoding)
         split = self._tokenizer.encode_pieces(sentences)
         sizes = split.given.known
-        found = word_answers(*self._probabilities(split.given, sizes, run), sizes, self.labels, self.decoding)
+        found = self._decided(*self._probabilities(split.given, sizes, run), sizes, "argmax")
         listed = cast("list[Piece]", list(map(tuple, np.column_stack([split.words, split.spans]).tolist())))
         return found._replace(empty=counts - _words_read(split), pieces=_cut(listed, sizes))
+
+    def _decided(
+        self, known: Floats, read: NDArray[np.bool_], counts: NDArray[np.int64], decoding: Decoding
+    ) -> TokenAnswers:
+        return word_answers(known, read, counts, self.labels, decoding, spans=self.spans)
 
     def word_logits(self, sentences: Sequence[Words], run: Run) -> list[NDArray[np.float64]]:
         """Return the logits of the words that have a token, (words, C) for each sentence.
@@ -190,6 +196,11 @@ class Tagging:
         return found, read
 
 
+def decoding_for(*, spans: bool) -> Decoding:
+    """Return how a tagger that embedkit trained decides: on valid tags, where tags stand for spans of words."""
+    return "bio" if spans else "argmax"
+
+
 def joined_answers(parts: Sequence[TokenAnswers]) -> TokenAnswers:
     """Put the answers for one or more runs of sentences together."""
     pieces = [part.pieces for part in parts if part.pieces is not None]
@@ -213,6 +224,8 @@ def word_answers(
     counts: NDArray[np.int64],
     labels: Sequence[Label],
     decoding: Decoding = "argmax",
+    *,
+    spans: bool,
 ) -> TokenAnswers:
     """Decide on the tags of words.
 
@@ -224,13 +237,13 @@ def word_answers(
         False for words of which the tokenizer makes nothing; their probabilities are not looked at.
     counts : ndarray of int64, shape (n,)
         Words of each sentence.
-    labels, decoding
+    labels, decoding, spans
         As for `Tagging`.
     """
     codes = np.full(len(read), -1, np.int64)  # of what was not read, and the last place of `names`
     known = probabilities[read]
     codes[read] = _valid(known, read, counts, labels) if decoding == "bio" else known.argmax(axis=1)
-    names = np.array([*labels, OUTSIDE if has_spans(labels) else None], dtype=object)
+    names = np.array([*labels, OUTSIDE if spans else None], dtype=object)
     scores: list[float | None] = probabilities[np.arange(len(read)), codes].tolist()
     for place in np.flatnonzero(~read).tolist():
         scores[place] = None

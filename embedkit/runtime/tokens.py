@@ -9,6 +9,7 @@ read together every part of one with every part of the other: gigabytes for a pa
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +32,7 @@ Words: TypeAlias = Sequence[str]
 
 Side: TypeAlias = Literal["right", "left"]
 
+_BLANKS = ("\u0120", "\u2581")  # what begins a piece behind a blank: byte-level vocabularies, SentencePiece
 _RUN = 8192  # texts that the backend splits at once: what it gives takes far more memory than their ids
 # Tokenisers drift between releases with the same files: the ids of these strings tell (see `Tokenizer.probe`).
 PROBE_WORDS = (
@@ -194,6 +196,10 @@ class Tokenizer:
         Put before every text (before the first of a pair).
     lowercase : bool
         Lower-case what is no special token, character by character (sentence-transformers' ``do_lower_case``).
+    spaced : bool
+        Let words begin with the blank that stands before them in texts, where the vocabulary has it in its pieces
+        and words that are given one by one would go without: byte-level ones (transformers' ``add_prefix_space``).
+        `to_json` says so too, and what is read from that needs no flag. For words alone; texts get a blank too.
 
     Raises
     ------
@@ -212,11 +218,14 @@ class Tokenizer:
         side: Side = "right",
         prompt: str = "",
         lowercase: bool = False,
+        spaced: bool = False,
     ) -> None:
         backend.no_padding()
         backend.no_truncation()
         if lowercase:
             _lower(backend)
+        if spaced and _lacks_blank(backend):
+            backend = _spaced(backend)
         self._backend = backend
         self._layouts = {1: _layout(backend, 1), 2: _layout(backend, 2)}
         special = max(_special(layout) for layout in self._layouts.values())
@@ -238,6 +247,7 @@ class Tokenizer:
         side: Side = "right",
         prompt: str = "",
         lowercase: bool = False,
+        spaced: bool = False,
     ) -> Tokenizer:
         """Read a ``tokenizer.json``; `ModelError` where it is damaged."""
         from tokenizers import Tokenizer as Backend
@@ -248,7 +258,13 @@ class Tokenizer:
             raise ModelError(f"{path}: not a usable tokenizer.json: {error}") from error
         try:
             return cls(
-                backend, max_length=max_length, pad_id=pad_id, side=side, prompt=prompt, lowercase=lowercase
+                backend,
+                max_length=max_length,
+                pad_id=pad_id,
+                side=side,
+                prompt=prompt,
+                lowercase=lowercase,
+                spaced=spaced,
             )
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
@@ -374,6 +390,14 @@ class Tokenizer:
         """Return how the vocabulary writes a token."""
         written: str | None = self._backend.id_to_token(token)
         return f"<{token}>" if written is None else written
+
+    @property
+    def prefixes_space(self) -> bool:
+        """Whether it is byte-level and puts a blank before what it is given (``add_prefix_space``)."""
+        from tokenizers import pre_tokenizers
+
+        pre = self._backend.pre_tokenizer
+        return isinstance(pre, pre_tokenizers.ByteLevel) and bool(pre.add_prefix_space)
 
     def to_json(self) -> str:
         """Return the ``tokenizer.json`` that splits texts as this one does, without truncation and padding."""
@@ -522,6 +546,34 @@ def _lower(backend: Backend) -> None:
 
     own = [] if backend.normalizer is None else [backend.normalizer]
     backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+def _lacks_blank(backend: Backend) -> bool:
+    """Say whether a word behind a blank has the blank in its first piece, and the same word alone has not."""
+    behind = backend.encode("hello hello", add_special_tokens=False)
+    second = next((piece for piece, (_, end) in zip(behind.tokens, behind.offsets, strict=True) if end > 5), "")
+    alone = backend.encode(["hello"], is_pretokenized=True, add_special_tokens=False).tokens
+    return second.startswith(_BLANKS) and not "".join(alone).startswith(_BLANKS)
+
+
+def _spaced(backend: Backend) -> Backend:
+    """Put a blank before each word, in the way that the backend has for it.
+
+    A byte-level step behind others would put one before each part that these cut a word into: there a normalizer
+    does it.
+    """
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+
+    if not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+        own = [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(" "), *own])
+        return backend
+    state = json.loads(backend.to_str())
+    after = state["post_processor"] or {}  # which counts the places of pieces in the word without that blank
+    for part in (state["pre_tokenizer"], after, *after.get("processors", ())):
+        if "add_prefix_space" in part:
+            part["add_prefix_space"] = True
+    return Tokenizer.from_str(json.dumps(state))
 
 
 class _Piece(NamedTuple):

@@ -138,6 +138,10 @@ class Task:
         From the model and its inputs to a context in which it is called.
     beside : object, optional
         Its ``save_pretrained`` writes into each checkpoint what belongs to the model: a tokenizer.
+    groups : int, default 1
+        How many groups of like lengths make a batch, drawn and computed each by itself; a batch size that they do
+        not divide is one group. For rows that teach the more the longer they are: a batch of like lengths would
+        hold much or little.
     """
 
     loss: Loss
@@ -147,6 +151,11 @@ class Task:
     reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     around: Callable[[Any, dict[str, Any]], contextlib.AbstractContextManager[Any]] | None = None
     beside: Any = None
+    groups: int = 1
+
+    def at_once(self, settings: TuneSettings) -> int:
+        """Return how many rows are computed at a time."""
+        return settings.batch_size // (1 if settings.batch_size % self.groups else self.groups)
 
 
 def train(
@@ -201,16 +210,11 @@ def train(
             "--gradient-checkpointing, and lower --batch-size with --accumulation instead"
         )
     check_told(settings)
-    with contextlib.ExitStack() as stack:
-        folder = place.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-")))
-        stack.enter_context(seeded(settings.seed))
-        stack.enter_context(_environment_kept())
-        stack.enter_context(quiet())
-        stack.enter_context(threads_set(settings.threads))
-        stack.enter_context(frozen.still())
-        stack.enter_context(_walked_once(model))
+    with surroundings(model, place, settings) as folder, frozen.still():
         kept = states(frozen, folder) if states is not None else (None, None)
-        arguments = _arguments(settings, rate, folder, judged=validation is not None, kept=place)
+        arguments = arguments_of(
+            settings, rate, folder, judged=validation is not None, kept=place, size=task.at_once(settings)
+        )
         judged = None if validation is None else _Reading(validation, kept[1])
         trainer = _Trainer(model, arguments, task, frozen, _Reading(rows, kept[0]), judged, settings)
         trainer.watch(told, progress)
@@ -219,16 +223,23 @@ def train(
             checkpoint, notes = newest_whole(folder)
         trainer.run(checkpoint)
         best = trainer.take_best()
-        # accelerate has put its own around the model's forward, which would go on to compute in bfloat16
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        trainer.accelerator.wait_for_everyone()  # the caller may remove the checkpoints
+        trainer.unwrap()
     model.to("cpu").eval().requires_grad_(False)
     seconds = time.perf_counter() - start
     _, precision = compute_of(settings)
     return Trained(model, trainer.history.rows, trainer.state.global_step, best, precision, seconds, notes)
 
 
-def check_told(settings: TuneSettings) -> None:
+def check_told(settings: TuneSettings, otherwise: Mapping[str, str] | None = None) -> None:
     """Check, before a model is opened, what settings ask of the machine and of the Trainer.
+
+    Parameters
+    ----------
+    settings : TuneSettings
+    otherwise : mapping of str to str, optional
+        Arguments of the Trainer that a kind of training does not take either, or that it has no flag for, each
+        with the flag that says it, or "".
 
     Raises
     ------
@@ -237,9 +248,10 @@ def check_told(settings: TuneSettings) -> None:
     """
     compute_of(settings)
     known = {name for name in TrainingArguments.__dataclass_fields__ if not name.startswith("_")}
+    ours = {**_OURS, **(otherwise or {})}
     for name in settings.arguments:
-        if name in _OURS:
-            hint = f"; use {_OURS[name]}" if _OURS[name] else ", which embedkit decides itself"
+        if name in ours:
+            hint = f"; use {ours[name]}" if ours[name] else ", which embedkit decides itself"
             raise UsageError(f"--trainer-arg {name} is not taken{hint}")
         if name not in known:
             raise UsageError(f"--trainer-arg {name}: transformers.TrainingArguments has no such argument")
@@ -289,6 +301,19 @@ def _device_of(device: str) -> torch.device:
 
 
 @contextlib.contextmanager
+def surroundings(model: Any, place: Place, settings: TuneSettings) -> Iterator[Path]:  # noqa: ANN401 - torch's
+    """Set what training changes in a process, and take it back afterwards; yield the folder of the checkpoints."""
+    with contextlib.ExitStack() as stack:
+        folder = place.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedkit-")))
+        stack.enter_context(seeded(settings.seed))
+        stack.enter_context(_environment_kept())
+        stack.enter_context(quiet())
+        stack.enter_context(threads_set(settings.threads))
+        stack.enter_context(_walked_once(model))
+        yield folder
+
+
+@contextlib.contextmanager
 def _walked_once(model: Any) -> Iterator[None]:  # noqa: ANN401 - a family's own
     """Let ``model.train()`` return at once where the model trains already: the Trainer calls it at every step."""
 
@@ -314,9 +339,22 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _arguments(
-    settings: TuneSettings, rate: float, folder: Path, *, judged: bool, kept: Place
+def arguments_of(
+    settings: TuneSettings,
+    rate: float,
+    folder: Path,
+    *,
+    judged: bool,
+    kept: Place,
+    kind: type[TrainingArguments] = TrainingArguments,
+    size: int | None = None,
 ) -> TrainingArguments:
+    """Return what the Trainer is told.
+
+    `judged` says whether there are validation rows; `size` is how many rows are computed at a time, by default a
+    whole batch.
+    """
+    size = size or settings.batch_size
     known = TrainingArguments.__dataclass_fields__
     evaluates = settings.eval_strategy if judged else "no"
     periodic = settings.save_steps if kept.folder is not None else None
@@ -324,7 +362,7 @@ def _arguments(
     ours: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": size,
         "per_device_eval_batch_size": 2 * settings.batch_size,
         "learning_rate": rate,
         "weight_decay": settings.weight_decay,
@@ -336,7 +374,7 @@ def _arguments(
         "save_total_limit": _KEPT,
         "metric_for_best_model": CHOICE if evaluates != "no" else None,
         "greater_is_better": True if evaluates != "no" else None,
-        "gradient_accumulation_steps": settings.accumulation,
+        "gradient_accumulation_steps": settings.accumulation * (settings.batch_size // size),
         "bf16": precision == "bfloat16",
         "fp16": precision == "float16",
         "seed": settings.seed,
@@ -354,7 +392,7 @@ def _arguments(
         name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
         ours |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
     try:
-        return TrainingArguments(**{**ours, **settings.arguments})
+        return kind(**{**ours, **settings.arguments})
     except (TypeError, ValueError, ImportError) as error:
         raise UsageError(f"transformers.TrainingArguments: {' '.join(str(error).split())[:300]}") from error
 
@@ -389,9 +427,9 @@ def _collate(items: Sequence[tuple[_Reading, int]]) -> dict[str, torch.Tensor]:
 class _Order(Sampler[int]):
     """Rows in the order of `training_order`, anew in each epoch."""
 
-    def __init__(self, lengths: NDArray[np.int64], settings: TuneSettings) -> None:
+    def __init__(self, lengths: NDArray[np.int64], size: int, settings: TuneSettings) -> None:
         self.epoch = 0
-        self._lengths, self._settings = lengths, settings
+        self._lengths, self._size, self._settings = lengths, size, settings
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -399,7 +437,7 @@ class _Order(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         told = self._settings
         order = training_order(
-            self._lengths, told.batch_size, seed=told.seed, epoch=self.epoch, like_lengths=told.like_lengths
+            self._lengths, self._size, seed=told.seed, epoch=self.epoch, like_lengths=told.like_lengths
         )
         return iter(order.tolist())
 
@@ -420,40 +458,26 @@ class _Longest(Sampler[int]):
 # ------------------------------------------------------------------------------------------------ the loop
 
 
-class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for mypy
-    def __init__(
-        self,
-        model: Any,  # noqa: ANN401
-        arguments: TrainingArguments,
-        task: Task,
-        frozen: Frozen,
-        reading: _Reading,
-        judged: _Reading | None,
-        settings: TuneSettings,
-    ) -> None:
-        self._task, self._frozen, self._settings = task, frozen, settings
-        self._order = _Order(reading.rows.tokens.lengths, settings)
+class Guarded(Trainer):  # type: ignore[misc]  # transformers has no types for mypy
+    """A Trainer whose checkpoints count once they are whole, and that stops where the loss is no number."""
+
+    history: History
+    relief = (
+        "--batch-size (--accumulation keeps what a step learns from), or --max-length, or give "
+        "--gradient-checkpointing"
+    )
+
+    def prepare(self, model: Any, settings: TuneSettings, max_length: int) -> None:  # noqa: ANN401
+        """Set up before the Trainer's own ``__init__``: it calls back already."""
+        self._settings, self._max_length = settings, max_length
         self._learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.history = _History(self)
-        super().__init__(
-            model,
-            arguments,
-            data_collator=_collate,
-            processing_class=task.beside,
-            train_dataset=reading,
-            eval_dataset=judged,
-            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: task.loss(
-                outputs["logits"], labels, num_items_in_batch
-            ),
-            compute_metrics=self._judged,
-            preprocess_logits_for_metrics=task.reduce,
-            callbacks=[self.history],
-        )
-        if arguments.n_gpu > 1:  # torch's DataParallel; several GPUs are for accelerate launch
-            arguments._n_gpu = 1
+        self.history = History(self)
+
+    def settle(self) -> None:
+        """Set up after the Trainer's own ``__init__``."""
+        if self.args.n_gpu > 1:  # torch's DataParallel; several GPUs are for accelerate launch
+            self.args._n_gpu = 1
         self.remove_callback(PrinterCallback)
-        if settings.patience is not None:
-            self.add_callback(EarlyStoppingCallback(settings.patience))
 
     def watch(self, told: Told | None, progress: Callable[[int], None] | None) -> None:
         """Report to these from now on."""
@@ -472,6 +496,14 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
                 raise
             raise ours from error
 
+    def unwrap(self) -> None:
+        """Take away what accelerate has put around the model's forward: it would go on to compute in bfloat16."""
+        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+
+    def at_epoch(self, epoch: int) -> None:
+        """Do what an epoch begins with."""
+        raise NotImplementedError
+
     def _translated(self, error: Exception, checkpoint: Path | None) -> EmbedkitError | None:
         """Return our error for one that says what a user can do, None for any other."""
         if type(error).__name__ == "UnpicklingError":  # by name: nothing here imports what could read one
@@ -479,55 +511,12 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
                 f"{checkpoint} holds what torch does not read without running code; no training run wrote it; "
                 "begin anew with --overwrite"
             )
-        if _is_memory(error):
+        if is_memory(error):
             return TrainingError(
                 f"out of memory at a batch size of {self._settings.batch_size} and up to "
-                f"{self._task.max_length} tokens a row; lower --batch-size (--accumulation keeps what a step "
-                "learns from), or --max-length, or give --gradient-checkpointing"
+                f"{self._max_length} tokens a row; lower {self.relief}"
             )
         return None
-
-    def take_best(self) -> int | None:
-        """Put the weights of the best evaluation into the model; return its step, None without a choice."""
-        best = self.state.best_global_step
-        if not best or self.state.best_model_checkpoint is None:
-            return None
-        if best != self.state.global_step:
-            weights: dict[str, torch.Tensor] = {}
-            for file in sorted(Path(self.state.best_model_checkpoint).glob("*.safetensors")):
-                weights |= load_file(file)
-            lacking = self.model.load_state_dict(weights, strict=False).missing_keys
-            tied = set(getattr(self.model, "all_tied_weights_keys", None) or {})
-            if set(lacking) - tied:
-                raise TrainingError(f"{self.state.best_model_checkpoint} lacks {sorted(set(lacking) - tied)[:3]}")
-        return int(best)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> _Order:  # noqa: ANN401 - as the Trainer has it
-        return self._order
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> _Longest:  # noqa: ANN401
-        return _Longest(eval_dataset.rows.tokens.lengths)
-
-    def at_epoch(self, epoch: int) -> None:
-        """Shuffle for this epoch."""
-        self._order.epoch = self.train_dataset.epoch = epoch
-
-    def compute_loss(
-        self,
-        model: Any,  # noqa: ANN401
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:  # noqa: ANN401 - with the outputs or without
-        """Return the loss, from the states of the frozen blocks where they are kept."""
-        states = inputs.pop("states", None)
-        inner = self.accelerator.unwrap_model(model)
-        with contextlib.ExitStack() as stack:
-            if states is not None:
-                stack.enter_context(from_block(inner, self._frozen, states))
-            if self._task.around is not None:
-                stack.enter_context(self._task.around(inner, inputs))
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401 - the Trainer's own
         """Take part of a step; stop where the loss is no number."""
@@ -560,19 +549,99 @@ class _Trainer(Trainer):  # type: ignore[misc]  # transformers has no types for 
         )
         return f"the last good checkpoint is {whole[-1].parent}" if whole else "no checkpoint was kept before"
 
+
+class _Trainer(Guarded):
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        arguments: TrainingArguments,
+        task: Task,
+        frozen: Frozen,
+        reading: _Reading,
+        judged: _Reading | None,
+        settings: TuneSettings,
+    ) -> None:
+        self._task, self._frozen = task, frozen
+        self._order = _Order(reading.rows.tokens.lengths, task.at_once(settings), settings)
+        self.prepare(model, settings, task.max_length)
+        super().__init__(
+            model,
+            arguments,
+            data_collator=_collate,
+            processing_class=task.beside,
+            train_dataset=reading,
+            eval_dataset=judged,
+            compute_loss_func=lambda outputs, labels, num_items_in_batch=None: task.loss(
+                outputs["logits"], labels, num_items_in_batch
+            ),
+            compute_metrics=self._judged,
+            preprocess_logits_for_metrics=task.reduce,
+            callbacks=[self.history],
+        )
+        self.settle()
+        if settings.patience is not None:
+            self.add_callback(EarlyStoppingCallback(settings.patience))
+
+    def take_best(self) -> int | None:
+        """Put the weights of the best evaluation into the model; return its step, None without a choice."""
+        best = self.state.best_global_step
+        if not best or self.state.best_model_checkpoint is None:
+            return None
+        if best != self.state.global_step:
+            put_weights(self.model, Path(self.state.best_model_checkpoint))
+        return int(best)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> _Order:  # noqa: ANN401 - as the Trainer has it
+        return self._order
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> _Longest:  # noqa: ANN401
+        return _Longest(eval_dataset.rows.tokens.lengths)
+
+    def at_epoch(self, epoch: int) -> None:
+        """Shuffle for this epoch."""
+        self._order.epoch = self.train_dataset.epoch = epoch
+
+    def compute_loss(
+        self,
+        model: Any,  # noqa: ANN401
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401 - with the outputs or without
+        """Return the loss, from the states of the frozen blocks where they are kept."""
+        states = inputs.pop("states", None)
+        inner = self.accelerator.unwrap_model(model)
+        with contextlib.ExitStack() as stack:
+            if states is not None:
+                stack.enter_context(from_block(inner, self._frozen, states))
+            if self._task.around is not None:
+                stack.enter_context(self._task.around(inner, inputs))
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
     def _judged(self, prediction: EvalPrediction) -> dict[str, float]:
         return self._task.judge(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
 
 
-def _is_memory(error: BaseException) -> bool:
+def put_weights(model: Any, checkpoint: Path) -> None:  # noqa: ANN401 - a family's own
+    """Put the weights of a checkpoint into a model; raise `TrainingError` where some are lacking."""
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(checkpoint.glob("*.safetensors")):
+        weights |= load_file(file)
+    lacking = model.load_state_dict(weights, strict=False).missing_keys
+    tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+    if set(lacking) - tied:
+        raise TrainingError(f"{checkpoint} lacks {sorted(set(lacking) - tied)[:3]}")
+
+
+def is_memory(error: BaseException) -> bool:
     """Whether an error says that memory is full, of a GPU or (a RuntimeError of torch) of the machine."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-class _History(TrainerCallback):  # type: ignore[misc]
+class History(TrainerCallback):  # type: ignore[misc]
     """Keeps a row for each evaluation, and makes checkpoints count."""
 
-    def __init__(self, trainer: _Trainer) -> None:
+    def __init__(self, trainer: Guarded) -> None:
         self.rows: list[dict[str, Any]] = []
         self.told: Told | None = None
         self.progress: Callable[[int], None] | None = None
@@ -629,6 +698,7 @@ class _History(TrainerCallback):  # type: ignore[misc]
                 f"weights are no numbers any more after step {state.global_step}; {self._trainer._saved()}; lower "
                 "--learning-rate, raise --warmup, or take --precision float32"
             )
+        self._trainer.accelerator.wait_for_everyone()  # each process keeps its random state in the checkpoint
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             seal(checkpoint, self.rows, {"loss": summed, "steps": self._steps})

@@ -81,7 +81,9 @@ def training_order(
     ----------
     lengths : ndarray of int64, shape (n,)
         Tokens of each row.
-    batch_size, seed, epoch : int
+    batch_size : int
+        Rows that are padded together.
+    seed, epoch : int
     like_lengths : bool, default True
         False leaves rows where chance put them.
 

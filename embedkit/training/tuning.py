@@ -52,7 +52,8 @@ class Material:
         Share of the training inputs that lost tokens.
     notes : list of str
     reduce : callable, optional
-        As `embedkit.training.loop.Task` has it.
+    groups : int, default 1
+        As `embedkit.training.loop.Task` has them.
     """
 
     rows: Padded
@@ -62,6 +63,7 @@ class Material:
     truncated: float = 0.0
     notes: list[str] = field(default_factory=list)
     reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,17 @@ def tune(
     notes += material.notes
     if watch.begin is not None:
         watch.begin(frozen.counts, _line(settings, rate))
+    learnt = Task(
+        material.loss,
+        material.judge,
+        folder.resolved.name,
+        tokenizer.max_length,
+        material.reduce,
+        groups=material.groups,
+    )
     trained = train(
         model,
-        Task(material.loss, material.judge, folder.resolved.name, tokenizer.max_length, material.reduce),
+        learnt,
         material.rows,
         material.judged,
         frozen,

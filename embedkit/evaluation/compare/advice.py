@@ -1,0 +1,237 @@
+"""The advice in words: which method to take with how many labels, and what the data cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+from embedkit.data.text import counted
+from embedkit.evaluation.compare.result import Advice, Cell, Crossing, Point, Served, Size, SizeAdvice
+from embedkit.metrics.choice import SAME_COST, Choice, Cost, Standing, best_of, choose, crossing
+from embedkit.metrics.repeated import Repeated
+
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1", "f1": "entity F1"}
+_COSTS = {"serve": "time to answer one text", "train": "time to train"}
+_CHEAP = {"serve": "the cheapest to serve", "train": "the cheapest to train"}
+
+
+def advise(
+    points: Sequence[Point],
+    repeated: Repeated[tuple[str, str]],
+    sizes: Sequence[Size],
+    served: Sequence[Served],
+    cells: Sequence[Cell],
+    *,
+    metric: str,
+    rows: int,
+    margin: float,
+    cost: Cost,
+    tokens: bool,
+) -> Advice:
+    """Apply the rule of `embedkit.metrics.choice.choose` at each size, and say what came out.
+
+    Parameters
+    ----------
+    points : sequence of Point
+        At least one.
+    repeated : Repeated
+        By method and size.
+    sizes : sequence of Size
+        From few labels to many.
+    served : sequence of Served
+        Latencies; those of float32 count, because int8 may not hold.
+    cells : sequence of Cell
+        Those without figures at the largest size are named.
+    metric : str
+    rows : int
+        That were judged.
+    margin : float
+    cost : {"serve", "train"}
+    tokens : bool
+        Whether a size counts sentences, not labels of a class.
+    """
+    latency = {entry.method: entry.latency_ms for entry in served if not entry.how.endswith("int8")}
+    found: list[tuple[Size, Choice, dict[str, Point]]] = []
+    for size in sizes:
+        here = {point.method: point for point in points if point.size == size.name}
+        if here:
+            standings = _standings(here, repeated, latency)
+            compared = {standing.method: here[standing.method] for standing in standings}
+            found.append((size, choose(standings, rows=rows, margin=margin, cost=cost), compared))
+    unit = _unit(tokens)
+    by_size = [
+        SizeAdvice(
+            size.name,
+            choice.pick,
+            choice.best,
+            list(choice.good),
+            choice.undecided,
+            _size_text(size, choice, here, metric, margin, cost, unit),
+        )
+        for size, choice, here in found
+    ]
+    crossings = _crossings(found)
+    text = [
+        by_size[-1].text,
+        *_ranges(found, crossings, unit),
+        *_doubts(found[-1], rows),
+        *_lacking(found[-1], cells),
+        *(_unpriced(found[-1], latency) if cost == "serve" else []),
+    ]
+    return Advice(cost, margin, _rule(metric, margin, cost), by_size, crossings, text)
+
+
+def _standings(
+    here: Mapping[str, Point], repeated: Repeated[tuple[str, str]], latency: Mapping[str, float | None]
+) -> list[Standing]:
+    best = best_of({method: point.score for method, point in here.items()})
+    standings = []
+    for method, point in here.items():
+        serve, train = latency.get(method), point.train_seconds
+        if method == best:
+            standings.append(Standing(method, point.score, 0.0, 0.0, 0.0, serve=serve, train=train))
+            continue
+        if not set(repeated.observed[method, point.size]) & set(repeated.observed[best, point.size]):
+            continue  # of other seeds alone, so that nothing can be said beside the best
+        pair = repeated.paired((method, point.size), (best, point.size))
+        told = (pair.difference, pair.low, pair.high, pair.row_share)
+        standings.append(Standing(method, point.score, *told, serve=serve, train=train))
+    return standings
+
+
+def _rule(metric: str, margin: float, cost: Cost) -> str:
+    return (
+        f"Taken is the cheapest method ({_COSTS[cost]}) whose 95 % interval of the difference to the best in "
+        f"{METRICS[metric]} lies above -{_points(margin)}. Costs within {100 * (SAME_COST - 1):.0f} % are "
+        "equal; then the other cost decides, then the score."
+    )
+
+
+def _size_text(
+    size: Size,
+    choice: Choice,
+    here: Mapping[str, Point],
+    metric: str,
+    margin: float,
+    cost: Cost,
+    unit: Callable[[float], str],
+) -> str:
+    pick = here[choice.pick]
+    begin = f"With all {size.rows:,} rows" if size.shots is None else f"With {unit(size.per_class)}"
+    figures = f"{METRICS[metric]} {pick.score:.3f} [{pick.low:.3f}, {pick.high:.3f}]"
+    if choice.pick == "majority" and len(here) > 1:
+        return (
+            f"{begin} no method is better by more than {_points(margin)} than giving every row the most frequent "
+            f"label ({figures})."
+        )
+    if choice.pick == choice.best:
+        why = "the best" if len(here) > 1 else "the only one"
+        others = [method for method in choice.good if method != choice.pick]
+        if others:
+            why += f", and {_CHEAP[cost]} of those that lose at most {_points(margin)} against it"
+        return f"{begin} take {choice.pick}: {figures}, {why}."
+    best = here[choice.best]
+    return (
+        f"{begin} take {choice.pick}: {figures}, {_CHEAP[cost]} of those that lose at most {_points(margin)} "
+        f"against the best ({choice.best}, {best.score:.3f})."
+    )
+
+
+def _points(margin: float) -> str:
+    return "1 point" if 100 * margin == 1 else f"{100 * margin:g} points"
+
+
+def _unit(tokens: bool) -> Callable[[float], str]:
+    def said(size: float) -> str:
+        count = rounded(size)
+        return counted(count, "sentence") if tokens else f"{counted(count, 'label')} a class"
+
+    return said
+
+
+def rounded(number: float) -> int:
+    """Round to two digits that count, from 20 up.
+
+    Examples
+    --------
+    >>> rounded(8), rounded(61.7), rounded(4265)
+    (8, 62, 4300)
+    """
+    step = 10 ** max(0, len(str(int(number))) - 2)
+    return int(round(number / step) * step)
+
+
+def _crossings(found: Sequence[tuple[Size, Choice, dict[str, Point]]]) -> list[Crossing]:
+    crossings = []
+    for (size, choice, here), (next_size, next_choice, there) in pairwise(found):
+        if choice.pick == next_choice.pick:
+            continue
+        ends = (size.per_class, next_size.per_class)
+        first, second = (
+            (here[name].score, there[name].score) if name in here and name in there else None
+            for name in (choice.pick, next_choice.pick)
+        )
+        at = crossing(ends, first, second) if ends[0] < ends[1] else None
+        crossings.append(Crossing(choice.pick, next_choice.pick, at, *ends))
+    return crossings
+
+
+def _ranges(
+    found: Sequence[tuple[Size, Choice, dict[str, Point]]],
+    crossings: Sequence[Crossing],
+    unit: Callable[[float], str],
+) -> list[str]:
+    """Say over which sizes each method is advised, where that changes."""
+    if len(found) < 2:
+        return []
+    if not crossings:
+        return [f"That holds at every size from {unit(found[0][0].per_class)} on: take {found[0][1].pick}."]
+    said = []
+    for place, change in enumerate(crossings):
+        if change.at is not None:
+            edge = f"With fewer than about {unit(change.at)}" if place == 0 else f"Below about {unit(change.at)}"
+            said.append(f"{edge} take {change.before}, from there on {change.after}: their curves cross there.")
+        else:
+            said.append(
+                f"Up to {unit(change.low)} take {change.before}, from {unit(change.high)} on {change.after}."
+            )
+    return said
+
+
+def _lacking(last: tuple[Size, Choice, dict[str, Point]], cells: Sequence[Cell]) -> list[str]:
+    """Name the methods that the advice says nothing of at the largest size."""
+    size, _, here = last
+    lacking = [cell for cell in cells if cell.size == size.name and cell.method not in here]
+    left_out: dict[str, str] = {}
+    for cell in lacking:
+        left_out.setdefault(cell.method, cell.why)
+    left_out |= {cell.method: "no seed in common with the best" for cell in lacking if cell.status == "done"}
+    if not left_out:
+        return []
+    said = "; ".join(f"{method} ({why})" for method, why in left_out.items())
+    return [f"Not in the advice at this size: {said}."]
+
+
+def _unpriced(last: tuple[Size, Choice, dict[str, Point]], latency: Mapping[str, float | None]) -> list[str]:
+    """Say of which methods it is not known how cheap they are to serve."""
+    _, choice, here = last
+    if all(latency.get(method) is None for method in here):
+        return ["No latency was measured, so what is cheap was decided by the time to train."]
+    unknown = [method for method in choice.good if latency.get(method) is None]
+    if not unknown or len(choice.good) < 2:
+        return []
+    return [f"No latency was measured of {', '.join(unknown)}: what has none counts as the dearest to serve."]
+
+
+def _doubts(last: tuple[Size, Choice, dict[str, Point]], rows: int) -> list[str]:
+    """Say what the judged rows cannot tell."""
+    said = []
+    for method, more in last[1].undecided.items():
+        begin = f"Whether {method}, which is cheaper, would do cannot be told from {counted(rows, 'judged row')}"
+        if more is None:
+            said.append(f"{begin}: its runs differ too much, so more seeds would have to tell (--seeds).")
+        elif more > 1000 * rows:
+            said.append(f"{begin}: it lies on the margin, and no number of rows that can be had would tell.")
+        else:
+            said.append(f"{begin}; about {rounded(more):,} more would tell, if the difference stays as it is.")
+    return said

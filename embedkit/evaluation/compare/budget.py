@@ -1,0 +1,111 @@
+"""What a cell will take, before it is run: so that what does not fit a budget can be named with its estimate."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from embedkit.errors import UsageError
+from embedkit.evaluation.compare.methods import numbers_of, tuning_of
+from embedkit.evaluation.compare.result import Method
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_BACKWARD = 2.0  # passes that a training step costs beyond its forward one
+_SETFIT_TEXTS = 80  # times that setfit encodes each text: 20 positive and 20 negative pairs of it, two texts each
+_PASSES = 20.0  # of few-shot tuning over its texts
+# Seconds beside the passes: opening models, fits, judging.
+_BESIDE = {"majority": 0.1, "tfidf": 0.5, "frozen": 1.0, "fewshot": 4.0, "setfit": 6.0, "finetune": 4.0}
+_A_ROW = {"tfidf": 5e-4, "frozen": 1e-3}
+_SERVING = 20.0  # seconds of an export, its parity check and 200 timed answers
+_SMALL_PASSES = 5  # over the judged rows, until int8 is chosen and judged
+
+
+def parse_budget(text: str) -> float:
+    """Return the seconds of ``90s``, ``10m`` or ``2h``.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, or 0.
+
+    Examples
+    --------
+    >>> parse_budget("10m"), parse_budget("1.5h")
+    (600.0, 5400.0)
+    """
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh])", text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise UsageError(f"--budget {text!r}: give a time such as 90s, 10m or 2h")
+    return seconds
+
+
+def time_said(seconds: float) -> str:
+    """Return a time in words: ``"45 s"``, ``"3 min"``, ``"1.5 h"``."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(eq=False)
+class Estimates:
+    """Estimates the time of cells, from the speed of the encoder and from cells that are done.
+
+    Attributes
+    ----------
+    speed : callable
+        Gives the seconds that the encoder of a method takes for a text.
+    """
+
+    speed: Callable[[Method], float]
+    _ratios: dict[str, list[float]] = field(default_factory=dict)
+    _judged: dict[str, int] = field(default_factory=dict)
+
+    def of(self, method: Method, rows: int, judged: int, blocks: int) -> float:
+        """Return the seconds of a cell that learns from `rows` rows and answers `judged` ones.
+
+        Until cells of the method are done this is the work in forward passes, at the speed of the encoder; then it
+        is this times how much longer those took than was estimated for them (the median). Of a frozen encoder the
+        judged rows count unless the last cell found them in the store, the sample always.
+        """
+        known, texts = self._ratios.get(method.name), rows + self._judged.get(method.name, judged)
+        return self._work(method, rows, judged, blocks, texts) * (statistics.median(known) if known else 1.0)
+
+    def learn(
+        self, method: Method, rows: int, judged: int, blocks: int, seconds: float, computed: int | None = None
+    ) -> None:
+        """Take into account what a cell took that had a frozen encoder read so many texts (default: all)."""
+        texts = rows + judged if computed is None else computed
+        self._judged[method.name] = max(0, texts - rows)
+        work = self._work(method, rows, judged, blocks, texts)
+        self._ratios.setdefault(method.name, []).append(seconds / work)
+
+    def serving(self, method: Method, judged: int) -> float:
+        """Return the seconds that it takes to measure how a method is served."""
+        if method.kind in ("majority", "tfidf"):
+            return 0.0
+        return _SERVING + _SMALL_PASSES * judged * self.speed(method)
+
+    def _work(self, method: Method, rows: int, judged: int, blocks: int, texts: int) -> float:
+        beside = _BESIDE[method.kind] + _A_ROW.get(method.kind, 0.0) * (rows + judged)
+        if method.kind in ("majority", "tfidf"):
+            return beside
+        return beside + self.speed(method) * _passes(method, rows, judged, blocks, texts)
+
+
+def _passes(method: Method, rows: int, judged: int, blocks: int, texts: int) -> float:
+    """Return how many times a text goes through the encoder, of which a frozen one reads `texts`."""
+    told: dict[str, float] = numbers_of(method, "epochs", "iterations")
+    if method.kind == "frozen":
+        return texts
+    if method.kind == "fewshot":
+        return rows * (told.get("epochs", _PASSES) * (1 + _BACKWARD) + 2) + 2 * judged
+    if method.kind == "setfit":
+        times = _SETFIT_TEXTS * told.get("iterations", 20) / 20 * told.get("epochs", 1)
+        return rows * (times * (1 + _BACKWARD) + 2) + 2 * judged
+    settings = tuning_of(method, rows, seed=0, blocks=blocks)
+    frozen = settings.freeze if isinstance(settings.freeze, int) else blocks * (settings.freeze == "head-only")
+    learning = 1 - min(frozen, blocks) / max(1, blocks)
+    return rows * settings.epochs * (1 + _BACKWARD) * max(learning, 0.1) + judged

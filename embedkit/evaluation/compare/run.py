@@ -1,0 +1,627 @@
+"""The comparison: every method at every size with every seed, cell by cell, and what follows from it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedkit.artifact import installed, staged
+from embedkit.data import LabelCodec, Split
+from embedkit.data.splits import has_label_sets
+from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
+from embedkit.errors import DataError, EmbedkitError, MissingExtraError, UsageError
+from embedkit.evaluation.compare.advice import METRICS, advise
+from embedkit.evaluation.compare.budget import Estimates, time_said
+from embedkit.evaluation.compare.cells import Kept, Shelf, Truth, answers_of, cell_name, detail_of
+from embedkit.evaluation.compare.methods import why_not
+from embedkit.evaluation.compare.result import Cell, Comparison, Detail, Difference, Method, Point, Served, Size
+from embedkit.evaluation.compare.runners import Ran, Sample, Workshop, begin_peak, peak_mb
+from embedkit.evaluation.compare.samples import beyond, draw, largest, size_of
+from embedkit.evaluation.compare.serving import serve, serve_plain
+from embedkit.evaluation.judge import extended_codec
+from embedkit.evaluation.judged import TRAIN
+from embedkit.export.speed import processor
+from embedkit.metrics.choice import MARGIN, Cost
+from embedkit.metrics.repeated import SCORES, Repeated, holm
+from embedkit.runtime.entities import has_spans
+
+_VERSIONS = ("embedkit", "numpy", "scikit-learn", "tokenizers", "torch", "transformers", "onnxruntime",
+             "sentence-transformers", "setfit")  # fmt: skip
+# The least p-value is 2 / (resamples + 1), which Holm multiplies by the pairs: so it stays below 0.02.
+_RESAMPLES_A_PAIR = 100
+_PLAIN = {"majority": "constant", "tfidf": "scikit-learn"}
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is compared, on what, and how it is chosen from.
+
+    Attributes
+    ----------
+    methods : sequence of Method
+    shots : sequence of (int or None)
+        Sizes: rows a class (of words with tags sentences), None for all of train; ascending.
+    seeds : sequence of int
+    splits : mapping of str to Split
+        ``train``, and ``test`` or ``validation``; tags are those of `embedkit.data.schemes.with_iob2`.
+    usual : EncoderSettings
+        The encoder of methods that name no other.
+    declared : sequence of str, optional
+        Labels in the order that the data declare.
+    task : str, default "auto"
+        What tags stand for, as `embedkit.runtime.entities.has_spans` takes it.
+    metric : {"accuracy", "macro_f1", "f1"}, optional
+        What methods are compared by. Default: F1 of entities; macro F1 where rows have several labels; else
+        accuracy.
+    budget : float, optional
+        Seconds for all cells that are not finished yet; what does not fit is left out. Default: no limit.
+    margin : float, default 0.01
+        Loss against the best that is allowed.
+    cost : {"serve", "train"}
+    served : bool, default True
+        Whether it is measured how methods are served.
+    resamples : int, default 2000
+        At least; 100 for each pair of methods at a size where that is more.
+    """
+
+    methods: Sequence[Method]
+    shots: Sequence[int | None]
+    seeds: Sequence[int]
+    splits: Mapping[str, Split]
+    usual: EncoderSettings
+    declared: Sequence[str] | None = None
+    task: str = "auto"
+    metric: str | None = None
+    budget: float | None = None
+    margin: float = MARGIN
+    cost: Cost = "serve"
+    served: bool = True
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.shots or not self.seeds:
+            raise UsageError("a comparison needs a method, a size and a seed at least")
+        if not 0 <= self.margin < 1:
+            raise UsageError(f"margin is {self.margin!r}; it must be a number from 0 to below 1")
+        allowed = self.allowed
+        if self.metric is not None and self.metric not in allowed:
+            raise UsageError(f"these data are compared by {', '.join(allowed)}, not by {self.metric!r}")
+
+    @property
+    def train(self) -> Split:
+        """What samples are drawn from."""
+        return self.splits[TRAIN]
+
+    @property
+    def judged(self) -> Split:
+        """The split that all methods are judged on: test, else validation."""
+        for name in ("test", "validation"):
+            split = self.splits.get(name)
+            if split is not None and split.labels is not None and len(split):
+                return split
+        raise DataError(f"{self.train.source}: there is no labelled test or validation split to judge methods on")
+
+    @property
+    def spans(self) -> bool:
+        """Whether labels are tags of entities."""
+        return self.train.kind == "tokens" and has_spans(LabelCodec.fit(self.train.labels or []).names, self.task)
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Metrics that there are, the usual one first."""
+        if self.train.kind == "tokens":
+            return ("f1",) if self.spans else ("accuracy",)
+        return ("macro_f1", "accuracy") if has_label_sets(self.train.labels) else ("accuracy", "macro_f1")
+
+    @property
+    def by(self) -> str:
+        """The metric that methods are compared by."""
+        return self.metric or self.allowed[0]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A cell that is to be there."""
+
+    method: Method
+    shots: int | None
+    size: str
+    seed: int
+
+
+@dataclass(eq=False)
+class Run:
+    """A comparison at work.
+
+    Attributes
+    ----------
+    plan : Plan
+    shelf : Shelf
+    workshop : Workshop
+    say : callable
+        Given a line on each cell.
+    """
+
+    plan: Plan
+    shelf: Shelf
+    workshop: Workshop
+    say: Callable[[str], None]
+    cells: dict[_Task, Cell] = field(default_factory=dict)
+    kept: dict[_Task, Kept] = field(default_factory=dict)
+    served: dict[str, list[Served]] = field(default_factory=dict)
+    interrupted: bool = False
+    _samples: dict[tuple[int | None, int], Split] = field(default_factory=dict)
+    _notes: dict[tuple[int | None, int], list[str]] = field(default_factory=dict)
+    _names: dict[_Task, str] = field(default_factory=dict)
+    _unsaved: dict[_Task, str] = field(default_factory=dict)
+    _begun: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.codec = LabelCodec.fit(self.plan.train.labels or [], self.plan.declared)
+        self.judged = self.plan.judged
+        self._fingerprints = (self.plan.train.fingerprint(), self.judged.fingerprint())
+        self._truth = self._read_truth()  # labels that cannot be judged are said before anything is run
+        self._estimates = Estimates(lambda method: self.workshop.seconds_a_text(method, self.plan.train))
+
+    # --------------------------------------------------------------------------------------------- the cells
+
+    def all(self) -> None:
+        """Run what is not finished; an interrupt is noted, and what is finished stays."""
+        try:
+            self._settle()
+            for task in self._ordered():
+                self._one(task)
+            self._serve_all()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            for method in self.plan.methods:
+                done = self._largest(method)
+                if done is not None:
+                    self.served[method.name] = self._known(done) or []
+        for task in self._tasks():
+            if task not in self.cells:
+                self.cells[task] = Cell(task.method.name, task.size, task.seed, "missing", "not run yet")
+
+    def _tasks(self) -> list[_Task]:
+        return [
+            _Task(method, shots, _name(shots), seed)
+            for method in self.plan.methods
+            for shots in self.plan.shots
+            for seed in self.plan.seeds
+        ]
+
+    def _settle(self) -> None:
+        """Leave out what is not run, fail what cannot be, and take what is finished."""
+        for task in self._tasks():
+            per_class = largest(self.plan.train) if task.shots is None else task.shots
+            why = beyond(self.plan.train, task.shots) or why_not(task.method, self.judged.kind, per_class)
+            if why:
+                self._end(task, "skipped", why)
+                continue
+            try:
+                name = self._name_of(task)
+            except EmbedkitError as error:  # of a sample, of an encoder, of a package that is missing
+                self._end(task, "skipped" if isinstance(error, MissingExtraError) else "failed", str(error))
+                continue
+            kept = self.shelf.find(name)
+            if kept is not None:
+                self.cells[task], self.kept[task] = kept.cell, kept
+                self._learn(task, kept)
+
+    def _ordered(self) -> list[_Task]:
+        """Return the cells that are to be run: each seed's from the quick ones to the slow ones."""
+        left = [task for task in self._tasks() if task not in self.cells]
+        places = {seed: place for place, seed in enumerate(self.plan.seeds)}
+        order = {"majority": 0, "tfidf": 1, "frozen": 2, "fewshot": 3, "finetune": 4, "setfit": 5}
+        return sorted(
+            left,
+            key=lambda task: (places[task.seed], len(self._sample(task)), order[task.method.kind]),
+        )
+
+    def _one(self, task: _Task) -> None:
+        estimate = self._estimate(task)
+        if estimate is not None and self.plan.budget is not None:
+            left = self._left() - self._reserved()
+            if estimate > left:
+                self._end(task, "skipped", _too_long(estimate, left))
+                return
+        begun = time.perf_counter()
+        measured = begin_peak()
+        try:
+            ran = self.workshop.run(task.method, self._sample_of(task))
+            kept = self._kept(task, ran, peak_mb() if measured else None, time.perf_counter() - begun)
+        except MissingExtraError as error:
+            self._end(task, "skipped", str(error))
+            return
+        except (EmbedkitError, MemoryError) as error:
+            self._end(task, "failed", str(error) or type(error).__name__)
+            return
+        except Exception as error:
+            # Its message may quote a text.
+            kind = type(error).__name__
+            self._end(
+                task, "failed", f"internal error ({kind}); fit-head, fewshot or finetune with --debug say more"
+            )
+            return
+        self.cells[task], self.kept[task] = kept.cell, kept
+        self.shelf.keep(self._names[task], kept)
+        try:
+            self._keep_model(task, ran)
+        except Exception as error:  # the cell is done all the same; how it is served will not be known
+            self._unsaved[task] = error_said(error)
+        self._learn(task, kept)
+        self.workshop.tidy()
+        self.say(f"{_called(task)}: {self._figure(kept.cell)}, {time_said(kept.seconds)}")
+
+    def _kept(self, task: _Task, ran: Ran, peak: float | None, seconds: float) -> Kept:
+        figures = ran.entry.metrics
+        names = ("accuracy", "macro_f1", "f1", "subset_accuracy", "micro_f1", "precision", "recall")
+        scores = {name: figures[name] for one in names for name in (one, f"{one}_ci95", f"{one}_ci95_method")
+                  if name in figures}  # fmt: skip
+        if "subset_accuracy" in scores:  # a row is right as a whole
+            for end in ("", "_ci95", "_ci95_method"):
+                if f"subset_accuracy{end}" in scores:
+                    scores[f"accuracy{end}"] = scores.pop(f"subset_accuracy{end}")
+        cell = Cell(
+            task.method.name,
+            task.size,
+            task.seed,
+            "done",
+            rows=len(self._sample(task)),
+            scores=scores,
+            train_seconds=ran.train_seconds,
+            peak_mb=peak,
+            computed=ran.computed,
+            notes=[*self._notes[task.shots, task.seed], *ran.notes],
+        )
+        served = []
+        if ran.answer is not None:  # of every seed: another call may begin with another one
+            told = (task.method.name, task.size, task.seed)
+            how, threads = _PLAIN[task.method.kind], self.workshop.usual.threads
+            served = serve_plain(ran.answer, self.judged, told, how, ran.size, threads=threads)
+        detail = detail_of(ran.entry, task.method.name, task.size, task.seed)
+        return Kept(cell, detail, answers_of(ran.entry), served, seconds)
+
+    def _sample(self, task: _Task) -> Split:
+        key = (task.shots, task.seed)
+        if key not in self._samples:
+            self._samples[key], self._notes[key] = draw(self.plan.train, *key)
+        return self._samples[key]
+
+    def _sample_of(self, task: _Task) -> Sample:
+        rows = self._sample(task)
+        codec = LabelCodec.fit(rows.labels or []) if rows.kind == "tokens" else self.codec
+        shots = largest(self.plan.train) if task.shots is None else task.shots
+        return Sample(self.plan.train, rows, shots, task.seed, self.judged, codec, self.plan.task)
+
+    def _name_of(self, task: _Task) -> str:
+        if task not in self._names:
+            depends = {
+                "on": self.workshop.depends_on(task.method, self.judged.kind),
+                "data": [*self._fingerprints, self._sample(task).fingerprint()],
+                "labels": list(self.codec.names),
+                "task": self.plan.task,
+            }
+            self._names[task] = cell_name(task.method.name, task.size, task.seed, depends)
+        return self._names[task]
+
+    def _end(self, task: _Task, status: Any, why: str) -> None:  # noqa: ANN401 - a Status
+        self.cells[task] = Cell(task.method.name, task.size, task.seed, status, why)
+        self.say(f"{_called(task)}: {status}: {why}")
+
+    def _estimate(self, task: _Task) -> float | None:
+        if self.plan.budget is None:
+            return None
+        try:
+            return self._estimates.of(task.method, len(self._sample(task)), len(self.judged), self._blocks(task))
+        except EmbedkitError:  # the cell will say what is wrong
+            return None
+
+    def _left(self) -> float:
+        """Return the seconds of the budget that are left."""
+        return (self.plan.budget or 0.0) - (time.monotonic() - self._begun)
+
+    def _reserved(self) -> float:
+        """Return what of the budget is put aside to measure how methods are served: at most a third of it."""
+        if not self.plan.served:
+            return 0.0
+        waiting = filter(self._to_serve, self.plan.methods)
+        return min((self.plan.budget or 0.0) / 3, sum(map(self._serving, waiting)))
+
+    def _to_serve(self, method: Method) -> bool:
+        """Whether the model of a method's largest size is still to come, or to be measured."""
+        first = [task for task in self._tasks() if task.method == method and task.seed == self.plan.seeds[0]]
+        done = self._largest(method)
+        return any(task not in self.cells for task in first) or (done is not None and self._known(done) is None)
+
+    def _serving(self, method: Method) -> float:
+        try:
+            return self._estimates.serving(method, len(self.judged))
+        except EmbedkitError:  # its cells say what is wrong
+            return 0.0
+
+    def _learn(self, task: _Task, kept: Kept) -> None:
+        if self.plan.budget is not None:
+            sizes = len(self._sample(task)), len(self.judged), self._blocks(task)
+            self._estimates.learn(task.method, *sizes, kept.seconds, kept.cell.computed)
+
+    def _blocks(self, task: _Task) -> int:
+        if task.method.kind != "finetune":
+            return 1
+        return self.workshop.start(task.method, self.judged.kind).folder.layers
+
+    def _figure(self, cell: Cell) -> str:
+        name = self.plan.by
+        return f"{METRICS[name]} {cell.scores[name]:.3f}"
+
+    # ---------------------------------------------------------------------------------------------- serving
+
+    def _keep_model(self, task: _Task, ran: Ran) -> None:
+        """Keep the model of a method's largest size, until it is measured how it is served."""
+        if ran.save is None or not self.plan.served or task != self._largest(task.method):
+            return
+        target = self._model(task)
+        with staged(target, overwrite=True) as stage:
+            ran.save(stage)
+        for old in self.shelf.models.iterdir():
+            other = [name for done, name in self._names.items() if done.method == task.method and name == old.name]
+            if other and old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _largest(self, method: Method) -> _Task | None:
+        """Return the largest finished cell of a method, with the first seed."""
+        done = [task for task in self.kept if task.method == method and task.seed == self.plan.seeds[0]]
+        return max(done, key=lambda task: len(self._sample(task)), default=None)
+
+    def _serve_all(self) -> None:
+        for method in self.plan.methods:
+            task = self._largest(method)
+            if task is not None:
+                self.served[method.name] = self._serve(task)
+
+    def _known(self, task: _Task) -> list[Served] | None:
+        """Return what was measured before of how a method is served."""
+        if task.method.kind in _PLAIN:
+            return self.kept[task].served
+        return self.shelf.find_served(self._names[task])
+
+    def _serve(self, task: _Task) -> list[Served]:
+        known = self._known(task)
+        if known is not None:
+            return known
+        if not self.plan.served:
+            return [_unserved(task, "not asked for (--no-serve)")]
+        try:
+            why = self._why_unserved(task)
+            found = [_unserved(task, why)] if why else self._timed(task)
+        except Exception as error:  # a cell stands on its own; the next call tries again
+            found = [_unserved(task, error_said(error))]
+        self.say(f"{_called(task)}: {_served_said(found)}")
+        return found
+
+    def _why_unserved(self, task: _Task) -> str:
+        if task in self._unsaved:
+            return f"its model could not be kept: {self._unsaved[task]}"
+        if self.plan.budget is None:
+            return ""
+        again = 0.0 if self._model(task).exists() else self.kept[task].seconds
+        estimate, left = self._serving(task.method) + again, self._left()
+        return "" if estimate <= left else _too_long(estimate, left)
+
+    def _model(self, task: _Task) -> Path:
+        return self.shelf.models / self._names[task]
+
+    def _timed(self, task: _Task) -> list[Served]:
+        """Measure how a model is served; where it is gone (of a call that did not ask for it) train once more."""
+        name, folder = self._names[task], self._model(task)
+        if not folder.exists():
+            self._keep_model(task, self.workshop.run(task.method, self._sample_of(task)))
+            self.workshop.tidy()
+        splits = {TRAIN: self.plan.train, "test": self.judged}
+        if self.judged.name != "validation" and self.plan.splits.get("validation") is not None:
+            splits["validation"] = self.plan.splits["validation"]
+        told = (task.method.name, task.size, task.seed)
+        found = serve(folder, splits, *told, threads=self.workshop.usual.threads)
+        self.shelf.keep_served(name, found)
+        shutil.rmtree(folder, ignore_errors=True)
+        return found
+
+    # ------------------------------------------------------------------------------------------ what follows
+
+    def comparison(self, data: Mapping[str, Any], made: Mapping[str, Any]) -> Comparison:
+        """Return what was found so far."""
+        plan = self.plan
+        tasks = self._tasks()
+        sizes = self._sizes()
+        repeated = self._repeated()
+        points = [] if repeated is None else self._points(repeated)
+        served = [entry for found in self.served.values() for entry in found]
+        cells = [self.cells[task] for task in tasks]
+        advice = None
+        if repeated is not None:
+            told: dict[str, Any] = {"metric": plan.by, "rows": len(self.judged), "margin": plan.margin}
+            tokens = plan.train.kind == "tokens"
+            advice = advise(points, repeated, sizes, served, cells, **told, cost=plan.cost, tokens=tokens)
+        digests = {"train": self._fingerprints[0], "judged": self._fingerprints[1]}
+        return Comparison(
+            task=plan.train.kind,
+            metric=plan.by,
+            judged=self.judged.name,
+            judged_rows=len(self.judged),
+            labels=list(self._truth.names) or list(self.codec.names),
+            seeds=list(plan.seeds),
+            sizes=sizes,
+            methods=list(plan.methods),
+            cells=cells,
+            points=points,
+            differences=[] if repeated is None else _differences(repeated, sizes),
+            served=served,
+            details=self._details(),
+            advice=advice,
+            data=dict(data),
+            made={
+                **made,
+                "versions": installed(_VERSIONS),
+                "digests": {**digests, "model": self.workshop.weights()},
+                "model": str(plan.usual.model),
+                "machine": processor(),
+                "threads": plan.usual.threads,
+                "python": sys.version.split()[0],
+            },
+            interrupted=self.interrupted,
+        )
+
+    def _sizes(self) -> list[Size]:
+        found = []
+        for shots in self.plan.shots:
+            try:
+                key = (shots, self.plan.seeds[0])
+                sample = self._samples[key] if key in self._samples else draw(self.plan.train, *key)[0]
+            except EmbedkitError:
+                continue
+            found.append(size_of(self.plan.train, sample, shots))
+        return found
+
+    def _read_truth(self) -> Truth:
+        labels: Sequence[Any] = self.judged.labels or []
+        if self.judged.kind == "tokens":
+            return Truth(labels, (), spans=self.plan.spans)
+        codec = extended_codec(self.codec, labels)
+        several = has_label_sets(self.plan.train.labels)
+        return Truth(labels, codec.names, codec.encode_sets(labels) if several else codec.encode(labels))
+
+    def _repeated(self) -> Repeated[tuple[str, str]] | None:
+        truth, runs = self._truth, dict[tuple[str, str], dict[int, Any]]()
+        for task in self._tasks():  # not as they were run, which is otherwise where a comparison was gone on with
+            if task in self.kept:
+                found = truth.patterns(self.kept[task].answers, self.plan.by)
+                runs.setdefault((task.method.name, task.size), {})[task.seed] = found
+        if not runs:
+            return None
+        most = max(Counter(size for _, size in runs).values())
+        least = _RESAMPLES_A_PAIR * most * (most - 1) // 2
+        return Repeated.of(runs, SCORES[self.plan.by], resamples=max(self.plan.resamples, least))
+
+    def _points(self, repeated: Repeated[tuple[str, str]]) -> list[Point]:
+        points = []
+        f1 = "f1" if self.plan.spans else "macro_f1"
+        for method in self.plan.methods:
+            for shots in self.plan.shots:
+                key = (method.name, _name(shots))
+                cells = [kept.cell for task, kept in self.kept.items() if (task.method.name, task.size) == key]
+                if cells:
+                    points.append(_point(key, cells, repeated, f1))
+        return points
+
+    def _details(self) -> list[Detail]:
+        largest_ones = [self._largest(method) for method in self.plan.methods]
+        return [self.kept[task].detail for task in largest_ones if task is not None]
+
+
+def run_comparison(
+    plan: Plan,
+    folder: Path,
+    data: Mapping[str, Any],
+    made: Mapping[str, Any],
+    *,
+    opener: Callable[[EncoderSettings], FeatureExtractor],
+    word_opener: Callable[[EncoderSettings], WordExtractor],
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Run what is not finished yet of a comparison, and return what was found.
+
+    An interrupt (Ctrl-C) ends the run, not the result: what is finished is in it, and stays for the next call.
+
+    Parameters
+    ----------
+    plan : Plan
+    folder : Path
+        Where finished cells are kept. A comparison on the same data that is there is gone on with.
+    data, made : mapping
+        For the fields of `Comparison`.
+    opener, word_opener : callable
+        Open encoders, with the store that they keep features in.
+    overwrite : bool, default False
+        Begin anew.
+    say : callable, optional
+        Given a line on each cell.
+
+    Raises
+    ------
+    OutputExistsError
+        The folder holds something else.
+    UsageError
+        It holds a comparison on other data, or the plan cannot be.
+    DataError
+        There is nothing to judge on.
+    """
+    known = {"train": plan.train.fingerprint(), "judged": plan.judged.fingerprint()}
+    shelf = Shelf.open(folder, known, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="embedkit-") as scratch:
+        workshop = Workshop(plan.usual, opener, word_opener, Path(scratch))
+        run = Run(plan, shelf, workshop, say or (lambda line: None))
+        run.all()
+        return run.comparison(data, made)
+
+
+def _point(key: tuple[str, str], cells: Sequence[Cell], repeated: Repeated[tuple[str, str]], f1: str) -> Point:
+    """Return the means of a method's cells at a size, by `f1` the one F1 that they have."""
+    accuracy, other = (sum(cell.scores[name] for cell in cells) / len(cells) for name in ("accuracy", f1))
+    seconds = sum(cell.train_seconds or 0.0 for cell in cells) / len(cells)
+    peak = max((cell.peak_mb for cell in cells if cell.peak_mb is not None), default=None)
+    method, size = key
+    low, high = repeated.interval(key)
+    return Point(method, size, len(cells), repeated.mean(key), low, high, accuracy, other, seconds, peak)
+
+
+def _differences(repeated: Repeated[tuple[str, str]], sizes: Sequence[Size]) -> list[Difference]:
+    found = []
+    for size in sizes:
+        here = [method for method, name in repeated.observed if name == size.name]
+        pairs = [
+            (first, second)
+            for place, first in enumerate(here)
+            for second in here[place + 1 :]
+            if set(repeated.observed[first, size.name]) & set(repeated.observed[second, size.name])
+        ]
+        paired = [repeated.paired((first, size.name), (second, size.name)) for first, second in pairs]
+        for (first, second), pair, corrected in zip(pairs, paired, holm([p.p_value for p in paired]), strict=True):
+            figures = (pair.difference, pair.low, pair.high, pair.p_value, corrected)
+            found.append(Difference(size.name, first, second, pair.runs, *figures))
+    return found
+
+
+def _name(shots: int | None) -> str:
+    return "full" if shots is None else str(shots)
+
+
+def _called(task: _Task) -> str:
+    return f"{task.method.name}, {task.size}, seed {task.seed}"
+
+
+def _served_said(found: Sequence[Served]) -> str:
+    return "; ".join(
+        f"{entry.how} {entry.latency_ms:.1f} ms" if entry.latency_ms is not None else f"{entry.how}: {entry.why}"
+        for entry in found
+    )
+
+
+def _unserved(task: _Task, why: str) -> Served:
+    return Served(task.method.name, task.size, task.seed, "onnx float32", why=why)
+
+
+def _too_long(estimate: float, left: float) -> str:
+    return f"estimated {time_said(estimate)}, and {time_said(max(left, 0))} of the budget are left"
+
+
+def error_said(error: Exception) -> str:
+    """Say what went wrong; of what is no error of ours its kind alone, because its message may quote a text."""
+    return str(error) if isinstance(error, EmbedkitError) else f"internal error ({type(error).__name__})"

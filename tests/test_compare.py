@@ -1,0 +1,440 @@
+"""The comparison: what is asked for, sampled, estimated and kept, and what is advised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedkit.data import LabelCodec, Split
+from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor, WordExtractor
+from embedkit.errors import OutputExistsError, UsageError
+from embedkit.estimators.frozen import Predictions
+from embedkit.evaluation.compare.advice import advise, rounded
+from embedkit.evaluation.compare.budget import Estimates, parse_budget, time_said
+from embedkit.evaluation.compare.cells import Shelf, Truth, answers_of, cell_name, detail_of
+from embedkit.evaluation.compare.methods import encoder_of, parse_methods, reach_of, spec_of, tuning_of, why_not
+from embedkit.evaluation.compare.result import Cell, Point, Served, Size
+from embedkit.evaluation.compare.run import Plan
+from embedkit.evaluation.compare.runners import Workshop, _OneTag
+from embedkit.evaluation.compare.samples import beyond, draw, parse_shots, usual_shots
+from embedkit.evaluation.judge import Judgement
+from embedkit.evaluation.judged import Judged
+from embedkit.evaluation.tagged import tag_judged
+from embedkit.metrics.repeated import SCORES, Repeated, row_patterns
+from tests import comparisons, test_cli
+from tests.comparisons import compared, figures, text_split
+from tests.test_frozen_tagger import entities, split
+
+model, plan = test_cli.model, comparisons.plan
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "little_garbage")
+
+
+class TestAskedFor:
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [
+            ("tfidf", ["tfidf"]),
+            ("majority, tfidf", ["majority", "tfidf"]),
+            ("frozen:clf=logreg|ridge", ["frozen:clf=logreg", "frozen:clf=ridge"]),
+            ("frozen:clf=sklearn:svm.SVC:scale=none", ["frozen:clf=sklearn:svm.SVC:scale=none"]),
+            ("finetune:freeze=half|2", ["finetune:freeze=half", "finetune:freeze=2"]),
+        ],
+    )
+    def test_methods(self, text: str, names: list[str]) -> None:
+        assert [method.name for method in parse_methods(text)] == names
+
+    def test_methods_are_called_apart(self) -> None:
+        """By labels that page and pictures show alone."""
+        text = f"finetune:from=8,finetune:upto=8,finetune,frozen:model={'x' * 90}:layers=-1|-2"
+        labels = [method.label for method in parse_methods(text)]
+        assert len(set(labels)) == 5
+        assert labels[0] == "fine-tuning, all blocks (from 8)"
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("bayes", "no method 'bayes'; there are majority, tfidf"),
+            ("", "no method ''"),
+            ("tfidf,tfidf", "more than once"),
+            ("tfidf:clf=ridge", "has no option 'clf'; it has ngrams"),
+            ("frozen:clf", "written name=value"),
+            ("frozen:clf=forest", "unknown head 'forest'"),
+            ("frozen:C=-1", "C must be"),
+            ("frozen:pooling=median", "pooling"),
+            ("frozen:normalize=yes", "true or false"),
+            ("finetune:freeze=-3", "freeze"),
+            ("finetune:epochs=many", "epochs is a number"),
+            ("tfidf:ngrams=3-1", "ngrams"),
+            ("tfidf:analyzer=letters", "analyzer"),
+            ("tfidf:C=0", "C is a number above 0"),
+            ("fewshot:epochs=many", "epochs is a number"),
+            ("setfit:iterations=-1", "iterations is a number"),
+            ("fewshot:upto=x", "upto is a number"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_before_anything_is_opened(self, text: str, said: str) -> None:
+        with pytest.raises(UsageError, match=said):
+            parse_methods(text)
+
+    def test_options_reach_what_they_are_for(self) -> None:
+        (method,) = parse_methods("frozen:clf=logreg:C=0.5:scale=none:pooling=cls:layers=-2:normalize=true")
+        spec, encoder = spec_of(method, 7), encoder_of(method, EncoderSettings("minilm", threads=3))
+        assert (spec.clf, spec.params, spec.scale, spec.seed) == ("logreg", {"C": 0.5}, "none", 7)
+        assert (encoder.pooling, encoder.layers, encoder.normalize, encoder.threads) == ("cls", (-2,), True, 3)
+
+    def test_few_rows_are_learnt_from_more_often(self) -> None:
+        (method,) = parse_methods("finetune")
+        epochs = [tuning_of(method, rows, seed=1, blocks=6).epochs for rows in (8, 64, 256, 1000, 10**6)]
+        assert epochs == [20, 15, 4, 3, 3]
+        (told,) = parse_methods("finetune:epochs=2:freeze=half")
+        assert (tuning_of(told, 8, seed=1, blocks=6).epochs, tuning_of(told, 8, seed=1, blocks=6).freeze) == (2, 3)
+
+    def test_no_row_chooses_an_epoch(self) -> None:
+        """All labels that are counted are learnt from, and none are used beside them."""
+        (method,) = parse_methods("finetune")
+        assert tuning_of(method, 100, seed=1, blocks=6).eval_strategy == "no"
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "count", "why"),
+        [
+            ("fewshot", "text", 128, ""),
+            ("fewshot", "text", 129, "run up to 128 rows a class"),
+            ("fewshot:upto=full", "text", 5000, ""),
+            ("setfit", "text", 33, "run up to 32"),
+            ("setfit", "pair", 8, "reads no pairs"),
+            ("tfidf", "tokens", 8, "is for texts"),
+            ("finetune:from=128", "text", 32, "asked for from 128"),
+            ("frozen", "tokens", 8, ""),
+        ],
+    )
+    def test_what_a_method_is_not_run_on(self, name: str, kind: str, count: int, why: str) -> None:
+        (method,) = parse_methods(name)
+        found = why_not(method, kind, count)
+        assert why in found
+        assert bool(found) == bool(why)
+
+    @pytest.mark.parametrize("text", ["0", "8,8", "8,all", "", "-1", "1.5"])
+    def test_sizes_that_are_none(self, text: str) -> None:
+        with pytest.raises(UsageError, match="--shots"):
+            parse_shots(text)
+
+    @pytest.mark.parametrize("text", ["10", "0m", "ten", "-5m", "10m30s"])
+    def test_budgets_that_are_none(self, text: str) -> None:
+        with pytest.raises(UsageError, match="--budget"):
+            parse_budget(text)
+
+    def test_usual_sizes_are_smaller_than_train(self) -> None:
+        assert usual_shots(text_split("train", 80)) == [8, 32, None]
+
+    def test_times_in_words(self) -> None:
+        assert [time_said(seconds) for seconds in (0.2, 45, 200, 7200)] == ["1 s", "45 s", "3 min", "2.0 h"]
+
+
+class TestSamples:
+    def test_a_smaller_one_lies_inside_a_larger_one(self) -> None:
+        train = text_split("train", 60)
+        small, large = (set(draw(train, shots, 3)[0].rows.tolist()) for shots in (4, 16))
+        assert small < large
+        assert len(small) == 8
+        assert small != set(draw(train, 4, 4)[0].rows.tolist())
+
+    def test_of_sentences_so_many_in_all_and_each_once(self) -> None:
+        train = split([*entities(30), *entities(30)])
+        small, large = (draw(train, shots, 3)[0] for shots in (5, 20))
+        assert (len(small), len(large)) == (5, 20)
+        assert set(small.rows.tolist()) < set(large.rows.tolist())
+        assert len({tuple(words) for words in large.inputs}) == 20
+
+    def test_all_of_train_is_as_it_is(self) -> None:
+        train = text_split("train", 12)
+        assert draw(train, None, 3)[0] is train
+
+    def test_more_than_there_are(self) -> None:
+        train = text_split("train", 12)
+        assert beyond(train, 6) == ""
+        assert "at most 6 rows of a class" in beyond(train, 7)
+
+
+class TestKept:
+    def test_another_comparison_is_refused(self, plan: Plan, tmp_path: Path) -> None:
+        told = replace(plan, methods=parse_methods("majority"), shots=[2])
+        compared(told, tmp_path / "out")
+        other = replace(told, splits={**plan.splits, "train": text_split("train", 30)})
+        with pytest.raises(UsageError, match="on other data"):
+            compared(other, tmp_path / "out")
+        assert compared(other, tmp_path / "out", overwrite=True).sizes[0].rows == 4
+
+    def test_what_is_no_comparison_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+        for overwrite in (False, True):
+            with pytest.raises(OutputExistsError, match="holds no comparison"):
+                Shelf.open(tmp_path / "mine", {}, overwrite=overwrite)
+
+    def test_what_others_put_there_stays(self, plan: Plan, tmp_path: Path) -> None:
+        told = replace(plan, methods=parse_methods("majority"), shots=[2])
+        compared(told, tmp_path / "out")
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        compared(told, tmp_path / "out", overwrite=True)
+        assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+    @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"cell": {}}'])
+    def test_a_damaged_cell_is_run_again(self, plan: Plan, tmp_path: Path, damage: bytes) -> None:
+        told = replace(plan, methods=parse_methods("majority"), shots=[2], seeds=[1])
+        first = compared(told, tmp_path / "out")
+        (path,) = (tmp_path / "out" / "cells").glob("majority*.json")
+        path.write_bytes(damage)
+        assert figures(compared(told, tmp_path / "out")) == figures(first)
+
+    def test_a_name_says_all_that_answers_depend_on(self) -> None:
+        base: dict[str, Any] = {"data": ["a", "b"], "on": "space"}
+        names = [
+            cell_name("tfidf", "8", 1, base),
+            cell_name("tfidf:C=1", "8", 1, base),
+            cell_name("tfidf", "8", 2, base),
+            cell_name("tfidf", "8", 1, {**base, "on": "other"}),
+            cell_name("tfidf", "8", 1, {**base, "data": ["a", "c"]}),
+        ]
+        assert len(set(names)) == len(names)
+        assert cell_name("tfidf", "8", 1, dict(reversed(base.items()))) == names[0]
+
+    def test_a_name_is_one_of_a_file(self) -> None:
+        name = cell_name("frozen:model=../../x/y:clf=ridge", "full", 1, {})
+        assert "/" not in name
+        assert name.startswith("frozen_model=")
+
+    def test_tags_are_kept_as_codes(self) -> None:
+        given = split(entities(12, 3), "test")
+        codec = LabelCodec.fit(given.labels or [])
+        judged = tag_judged(given, _OneTag(codec, "auto", "B-PER"))
+        answers = answers_of(judged)
+        truth = Truth(given.labels or [], (), spans=True)
+        found = Repeated.of({"a": {0: truth.patterns(answers, "f1")}}, SCORES["f1"])
+        assert found.mean("a") == pytest.approx(judged.metrics["f1"])
+
+    def test_of_several_labels_the_surest_wrong_one_is_the_confidence(self) -> None:
+        """A right label that is sure makes no confident error; the last label was never trained."""
+        true = np.array([[True, False, False], [True, True, False], [False, False, True]])
+        given = np.array([[True, True, False], [True, False, False], [False, False, False]])
+        shares = np.array([[0.99, 0.6], [0.95, 0.1], [0.2, 0.3]])
+        rows = Split("test", "text", ["x", "y", "z"], [["a"], ["a", "b"], ["new"]], np.array([1, 2, 3]), "t.csv")
+        answered = Predictions(given[:, :2], shares, None, Extraction())
+        found = detail_of(Judged(rows, answered, Judgement(("a", "b", "new"), true, given, {})), "m", "full", 1)
+        assert [(error.row, error.confidence) for error in found.errors] == [(2, 0.9), (1, 0.6), (3, None)]
+
+    def test_sets_of_labels_are_kept_as_codes(self) -> None:
+        true = np.array([[True, False], [False, False], [True, True]])
+        truth = Truth([[], [], []], ("a", "b"), true)
+        table = truth.patterns({"labels": ["a", "b"], "codes": "0 - 1"}, "accuracy")
+        assert table[:, 0].tolist() == [1, 1, 0]
+
+
+class TestEstimates:
+    def test_cells_that_are_done_correct_them(self) -> None:
+        (method,) = parse_methods("finetune")
+        estimates = Estimates(lambda method: 0.01)
+        before = estimates.of(method, 1000, 100, 6)
+        estimates.learn(method, 100, 100, 6, 2 * estimates.of(method, 100, 100, 6))
+        assert estimates.of(method, 1000, 100, 6) == pytest.approx(2 * before)
+
+    def test_features_from_the_store_do_not_make_an_encoder_look_quick(self) -> None:
+        """The cells after the first find the judged rows in the store, and the largest finds few of its own."""
+        (method,) = parse_methods("frozen")
+        estimates = Estimates(lambda method: 0.01)
+        estimates.learn(method, 16, 1000, 1, 1 + 0.001 * 1016 + 0.01 * 1016, computed=1016)
+        assert estimates.of(method, 64, 1000, 1) == pytest.approx(1 + 0.001 * 1064 + 0.01 * 1064)
+        for size, new in ((64, 48), (256, 192)):
+            estimates.learn(method, size, 1000, 1, 1 + 0.001 * (size + 1000) + 0.01 * new, computed=new)
+        assert estimates.of(method, 8000, 1000, 1) == pytest.approx(1 + 0.001 * 9000 + 0.01 * 8000)
+
+    def test_more_work_takes_longer(self) -> None:
+        estimates = Estimates(lambda method: 0.01)
+        frozen, fewshot, setfit, tuned, upper = (
+            estimates.of(method, 32, 1000, 6)
+            for method in parse_methods("frozen,fewshot,setfit,finetune,finetune:freeze=half")
+        )
+        assert frozen < fewshot < setfit
+        assert frozen < upper < tuned
+
+
+Table = Mapping[str, Mapping[str, tuple[float, ...]]]
+
+
+def repeated_of(table: Table, rows: int = 4000) -> tuple[Repeated[tuple[str, str]], list[Point], list[Size]]:
+    """Return what a comparison has where each method is right on the first rows of each seed, by size."""
+    runs: dict[tuple[str, str], dict[int, Any]] = {}
+    for method, sizes in table.items():
+        for size, shares in sizes.items():
+            for seed, share in enumerate(shares):
+                right = (np.arange(rows) < round(share * rows)).astype(np.int64)
+                runs.setdefault((method, size), {})[seed] = row_patterns(
+                    np.ones(rows, np.int64), right, 2, "accuracy"
+                )
+    repeated = Repeated.of(runs, SCORES["accuracy"], resamples=400)
+    points = [
+        Point(method, size, len(found), repeated.mean((method, size)), *repeated.interval((method, size)),
+              repeated.mean((method, size)), 0.5, 1.0, None)
+        for (method, size), found in repeated.observed.items()
+    ]  # fmt: skip
+    names = list(dict.fromkeys(size for sizes in table.values() for size in sizes))
+    known = {
+        "8": Size("8", 8, 16, 8.0),
+        "128": Size("128", 128, 256, 128.0),
+        "full": Size("full", None, 8000, 4000.0),
+    }
+    return repeated, points, [known[name] for name in names]
+
+
+SERVED = (
+    Served("tfidf", "full", 1, "scikit-learn", 0.3),
+    Served("frozen", "full", 1, "onnx float32", 2.2),
+    Served("frozen", "full", 1, "onnx int8", 0.1),
+    Served("finetune", "full", 1, "onnx float32", 4.5),
+)
+
+
+class TestAdvice:
+    """By the rule, on made-up scores; words are tested where they carry the answer."""
+
+    def advice(
+        self, table: Table, *, served: list[Served] | None = None, cells: list[Cell] | None = None, **told: Any
+    ) -> Any:
+        repeated, points, sizes = repeated_of(table)
+        usual: dict[str, Any] = {
+            "metric": "accuracy",
+            "rows": 4000,
+            "margin": 0.01,
+            "cost": "serve",
+            "tokens": False,
+        }
+        return advise(points, repeated, sizes, SERVED if served is None else served, cells or [], **usual | told)
+
+    def test_curves_that_cross(self) -> None:
+        table = {
+            "tfidf": {"8": (0.80,), "128": (0.80,), "full": (0.80,)},
+            "finetune": {"8": (0.60,), "128": (0.90,), "full": (0.95,)},
+        }
+        found = self.advice(table)
+        assert [(size.size, size.pick) for size in found.sizes] == [
+            ("8", "tfidf"),
+            ("128", "finetune"),
+            ("full", "finetune"),
+        ]
+        (crossing,) = found.crossings
+        assert (crossing.before, crossing.after, crossing.low, crossing.high) == ("tfidf", "finetune", 8, 128)
+        assert crossing.at == pytest.approx(8 * 16 ** (2 / 3))
+        assert found.text[0].startswith("With all 8,000 rows take finetune: accuracy 0.950")
+        assert found.text[1] == (
+            "With fewer than about 51 labels a class take tfidf, from there on finetune: their curves cross there."
+        )
+
+    def test_where_the_advice_changes_and_curves_do_not_cross(self) -> None:
+        """The dearer method is better throughout, but only with many labels by more than the margin."""
+        table = {
+            "tfidf": {"8": (0.700,), "full": (0.80,)},
+            "finetune": {"8": (0.702,), "full": (0.95,)},
+        }
+        found = self.advice(table)
+        assert [size.pick for size in found.sizes] == ["tfidf", "finetune"]
+        assert found.crossings[0].at is None
+        assert found.text[1] == "Up to 8 labels a class take tfidf, from 4,000 labels a class on finetune."
+
+    def test_one_method_at_every_size(self) -> None:
+        table = {"tfidf": {"8": (0.9,), "full": (0.95,)}, "finetune": {"8": (0.6,), "full": (0.9,)}}
+        assert self.advice(table).text[1] == "That holds at every size from 8 labels a class on: take tfidf."
+
+    def test_the_cheapest_within_the_margin(self) -> None:
+        table = {"tfidf": {"full": (0.80,)}, "frozen": {"full": (0.948,)}, "finetune": {"full": (0.95,)}}
+        found = self.advice(table).sizes[0]
+        assert (found.pick, found.best, found.good) == ("frozen", "finetune", ["frozen", "finetune"])
+        assert "the cheapest to serve of those that lose at most 1 point against the best" in found.text
+
+    def test_int8_does_not_make_a_method_cheap(self) -> None:
+        served = [Served("frozen", "full", 1, "onnx float32", 9.0), Served("frozen", "full", 1, "onnx int8", 0.1),
+                  Served("finetune", "full", 1, "onnx float32", 3.0)]  # fmt: skip
+        table = {"frozen": {"full": (0.95,)}, "finetune": {"full": (0.95,)}}
+        assert self.advice(table, served=served).sizes[0].pick == "finetune"
+
+    def test_the_data_cannot_tell(self) -> None:
+        """Runs that vary from one sample to the next leave open what would do."""
+        table = {"tfidf": {"full": (0.92, 0.97, 0.94)}, "finetune": {"full": (0.95, 0.95, 0.95)}}
+        found = self.advice(table)
+        assert found.sizes[0].pick == "finetune"
+        assert found.sizes[0].undecided == {"tfidf": None}
+        assert any("more seeds would have to tell" in line for line in found.text)
+
+    def test_what_has_no_figures_is_named(self) -> None:
+        cells = [Cell("finetune", "full", 1, "skipped", "estimated 2.0 h, and 1 s of the budget are left")]
+        found = self.advice({"tfidf": {"full": (0.9,)}}, cells=cells)
+        assert found.text[-1] == (
+            "Not in the advice at this size: finetune (estimated 2.0 h, and 1 s of the budget are left)."
+        )
+
+    def test_what_shares_no_seed_with_the_best_is_named(self) -> None:
+        repeated, points, sizes = repeated_of({"tfidf": {"full": (0.8, 0.8)}, "finetune": {"full": (0.9, 0.9)}})
+        apart = Repeated(
+            {("tfidf", "full"): {0: 0.8}, ("finetune", "full"): {1: 0.9}}, repeated.drawn, repeated.seed
+        )
+        cells = [Cell("tfidf", "full", 0, "done"), Cell("tfidf", "full", 1, "failed", "odd")]
+        told: dict[str, Any] = {"metric": "accuracy", "rows": 4000, "margin": 0.01, "cost": "serve"}
+        found = advise(points, apart, sizes, SERVED, cells, **told, tokens=False)
+        assert found.sizes[0].good == ["finetune"]
+        assert found.text[-1] == "Not in the advice at this size: tfidf (no seed in common with the best)."
+
+    def test_where_nothing_beats_the_most_frequent_label(self) -> None:
+        table = {"majority": {"full": (0.6,)}, "finetune": {"full": (0.6,)}}
+        served = [
+            Served("majority", "full", 1, "constant", 0.01),
+            Served("finetune", "full", 1, "onnx float32", 4.0),
+        ]
+        found = self.advice(table, served=served)
+        assert "no method is better by more than 1 point than" in found.text[0]
+
+    def test_the_most_frequent_label_alone_is_compared_with_nothing(self) -> None:
+        found = self.advice({"majority": {"full": (0.6,)}})
+        assert found.text[0].startswith("With all 8,000 rows take majority: accuracy 0.600 [")
+        assert found.text[0].endswith("], the only one.")
+
+    def test_what_was_not_timed_is_named_where_it_decides(self) -> None:
+        """Good enough, and perhaps the cheapest, but nobody knows."""
+        served = [Served("finetune", "full", 1, "onnx float32", 4.5),
+                  Served("frozen", "full", 1, "onnx float32", why="internal error (OSError)")]  # fmt: skip
+        found = self.advice({"frozen": {"full": (0.95,)}, "finetune": {"full": (0.95,)}}, served=served)
+        assert found.sizes[0].pick == "finetune"
+        assert found.text[-1].startswith("No latency was measured of frozen: what has none counts as the dearest")
+
+    def test_without_latencies_the_time_to_train_decides(self) -> None:
+        found = self.advice({"tfidf": {"full": (0.9,)}, "frozen": {"full": (0.9,)}}, served=[])
+        assert any("No latency was measured" in line for line in found.text)
+
+    @pytest.mark.parametrize(("number", "said"), [(8, 8), (51.2, 51), (4265, 4300), (123456, 120000)])
+    def test_numbers_are_rounded(self, number: float, said: int) -> None:
+        assert rounded(number) == said
+
+
+def test_a_speed_is_measured_once(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop = Workshop(EncoderSettings(model, threads=1), FeatureExtractor, WordExtractor, tmp_path)
+    train = text_split("train", 20)
+    (method,) = parse_methods("frozen")
+    calls: list[int] = []
+    transform: Callable[..., Any] = FeatureExtractor.transform
+    monkeypatch.setattr(
+        FeatureExtractor,
+        "transform",
+        lambda self, given, **told: (calls.append(1), transform(self, given, **told))[1],
+    )
+    first = workshop.seconds_a_text(method, train)
+    assert first > 0
+    count = len(calls)
+    assert workshop.seconds_a_text(method, train) == first
+    assert len(calls) == count
+
+
+def test_reach() -> None:
+    (method,) = parse_methods("fewshot:from=4:upto=64")
+    assert reach_of(method) == (4, 64)
