@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 _STORE = tempfile.mkdtemp(prefix="embedkit-tests-")
 atexit.register(shutil.rmtree, _STORE, ignore_errors=True)
@@ -20,6 +21,12 @@ atexit.register(shutil.rmtree, _STORE, ignore_errors=True)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["EMBEDKIT_STORE"] = _STORE
 os.environ["MPLBACKEND"] = "agg"
+
+# Each run tries the same examples, so that a change is judged by what it changes; `--hypothesis-profile search`
+# looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", print_blob=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="module")

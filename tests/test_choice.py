@@ -165,6 +165,9 @@ class TestRowsNeeded:
     def test_on_the_margin_itself_nothing_tells(self) -> None:
         assert rows_needed(Standing("x", 0.0, -0.01, -0.03, 0.01), rows=1000) is None
 
+    def test_more_rows_than_can_be_counted_are_none(self) -> None:
+        assert rows_needed(Standing("x", 0.0, -2.8e-191, -0.03, 1.0), rows=1000, margin=2.2e-163) is None
+
     @pytest.mark.parametrize("interval", [(-0.009, 0.0), (-0.05, -0.02)])
     def test_what_is_decided_needs_none(self, interval: tuple[float, float]) -> None:
         assert rows_needed(Standing("x", 0.0, sum(interval) / 2, *interval), rows=1000) == 0

@@ -141,8 +141,9 @@ def rows_needed(standing: Standing, *, rows: int, margin: float = MARGIN) -> int
     wanted = (abs(standing.difference + margin) / half) ** 2 - (1 - standing.row_share)
     if wanted <= 0 or standing.row_share <= 0:
         return None
+    bound = rows * standing.row_share / wanted
     # One more than the bound, where the end of the interval would lie on the margin itself.
-    return max(1, math.floor(rows * standing.row_share / wanted) + 1 - rows)
+    return max(1, math.floor(bound) + 1 - rows) if math.isfinite(bound) else None
 
 
 def crossing(
