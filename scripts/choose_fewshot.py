@@ -4,8 +4,8 @@
 
 DIR holds ``rotten_tomatoes`` and ``emotion``, each with train as CSV. Half of each train split (stratified, equal
 texts together) is what samples are drawn from, the first 1,000 rows of the other half are what they are judged on:
-no validation and no test row is read. Every setting sees the same samples. Results are appended to ``--rows``; what
-stands there is not run again.
+no validation and no test row is read. Every setting sees the same samples. Results are appended to ``--rows``;
+what stands there is not run again.
 """
 
 from __future__ import annotations

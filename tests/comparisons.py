@@ -64,4 +64,8 @@ def check_served(plan: Plan, folder: Path) -> None:
         told = (entry.latency_ms, entry.per_second, entry.megabytes)
         assert bool(entry.why) != all(value is not None and value > 0 for value in told), entry
     assert (small.score_change is None) == (small.metric is None)
+    (point,) = found.points
+    assert full.score == point.score
+    if small.latency_ms is not None and small.metric == found.metric:
+        assert small.score == pytest.approx(point.score + (small.score_change or 0.0))
     assert not list((folder / "cells" / "models").iterdir())

@@ -20,7 +20,7 @@ from embedkit.evaluation.compare.cells import Shelf, Truth, answers_of, cell_nam
 from embedkit.evaluation.compare.methods import encoder_of, parse_methods, reach_of, spec_of, tuning_of, why_not
 from embedkit.evaluation.compare.result import Cell, Point, Served, Size
 from embedkit.evaluation.compare.run import Plan
-from embedkit.evaluation.compare.runners import Workshop, _OneTag
+from embedkit.evaluation.compare.runners import Memory, Workshop, _OneTag
 from embedkit.evaluation.compare.samples import beyond, draw, parse_shots, usual_shots
 from embedkit.evaluation.judge import Judgement
 from embedkit.evaluation.judged import Judged
@@ -378,7 +378,10 @@ class TestAdvice:
     def test_what_shares_no_seed_with_the_best_is_named(self) -> None:
         repeated, points, sizes = repeated_of({"tfidf": {"full": (0.8, 0.8)}, "finetune": {"full": (0.9, 0.9)}})
         apart = Repeated(
-            {("tfidf", "full"): {0: 0.8}, ("finetune", "full"): {1: 0.9}}, repeated.drawn, repeated.seed
+            {("tfidf", "full"): {0: 0.8}, ("finetune", "full"): {1: 0.9}},
+            repeated.drawn,
+            repeated.rows,
+            repeated.seed,
         )
         cells = [Cell("tfidf", "full", 0, "done"), Cell("tfidf", "full", 1, "failed", "odd")]
         told: dict[str, Any] = {"metric": "accuracy", "rows": 4000, "margin": 0.01, "cost": "serve"}
@@ -433,6 +436,20 @@ def test_a_speed_is_measured_once(model: Path, tmp_path: Path, monkeypatch: pyte
     count = len(calls)
     assert workshop.seconds_a_text(method, train) == first
     assert len(calls) == count
+
+
+def test_memory_is_what_was_added() -> None:
+    """100 MB that are held at once and let go again; what lay there before does not count."""
+    before = np.ones(25_000_000 // 8)
+    memory = Memory.begin()
+    np.ones(100_000_000 // 8).sum()
+    found = memory.added_mb()
+    assert found is not None
+    assert 95 < found < 120
+    again = Memory.begin().added_mb()
+    assert again is not None
+    assert again < 20
+    assert before.sum() > 0
 
 
 def test_reach() -> None:

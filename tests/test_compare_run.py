@@ -19,7 +19,7 @@ from embedkit.evaluation.compare.files import cells_csv, markdown_table, report_
 from embedkit.evaluation.compare.methods import parse_methods
 from embedkit.evaluation.compare.result import Comparison, Method, read_comparison
 from embedkit.evaluation.compare.run import Plan
-from embedkit.evaluation.compare.runners import Sample, Workshop
+from embedkit.evaluation.compare.runners import Memory, Sample, Workshop
 from tests import comparisons, test_cli
 from tests.comparisons import compared, figures, text_split
 from tests.test_cli import CANARY
@@ -82,6 +82,23 @@ class TestRun:
         assert majority.confusion == [[10, 0], [10, 0]]
         assert {(error.true, error.predicted, error.confidence) for error in majority.errors} == {
             ("pos", "neg", 0.5)
+        }
+
+    def test_where_the_first_seed_failed_the_next_one_stands_for_the_method(
+        self, quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = Workshop.run
+
+        def failing(self: Workshop, method: Method, sample: Sample) -> Any:
+            if method.kind == "tfidf" and sample.seed == quick.seeds[0]:
+                raise DataError("not this one")
+            return run(self, method, sample)
+
+        monkeypatch.setattr(Workshop, "run", failing)
+        found = compared(replace(quick, seeds=[quick.seeds[0], 77]), tmp_path / "out")
+        assert {(detail.method, detail.seed) for detail in found.details} == {
+            ("majority", quick.seeds[0]),
+            ("tfidf", 77),
         }
 
     def test_no_text_of_the_user_is_in_it(self, whole: Whole) -> None:
@@ -291,7 +308,7 @@ class TestRun:
         self, quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the mark cannot be reset it is that of all that the process ever did."""
-        monkeypatch.setattr("embedkit.evaluation.compare.run.begin_peak", lambda: False)
+        monkeypatch.setattr(Memory, "begin", lambda: Memory(None))
         found = compared(replace(quick, shots=[2]), tmp_path / "out")
         assert {cell.peak_mb for cell in found.cells} == {point.peak_mb for point in found.points} == {None}
 

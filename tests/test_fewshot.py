@@ -14,10 +14,11 @@ from scipy import stats
 from sentence_transformers import SentenceTransformer
 
 from embedkit.artifact import write_manifest
+from embedkit.cli import fewshot as command
 from embedkit.cli import main
 from embedkit.encoders import FeatureExtractor
 from embedkit.encoders.engines import Engines
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError, EmbedkitError, TrainingError, UsageError
 from embedkit.estimators.frozen import load_frozen
 from embedkit.evaluation.fewshot import FewShotRun, Plan, Repeated, verdict
 from embedkit.heads import HeadSpec
@@ -218,6 +219,7 @@ def test_rows_are_added_in_place(cli: Cli, model: Path, data: Path) -> None:
     cli("fit-head", data, "--update", "few", "-o", "few", "--overwrite")
     after = manifest_of("few")
     assert after["encoder"] == before["encoder"]
+    assert (after["base"], after["few_shot"]) == (before["base"], before["few_shot"])
     assert after["files"]["model.safetensors"] == before["files"]["model.safetensors"]
     assert cli("evaluate", "few", data, "--json").json["splits"] == metrics_of("few")["splits"]
 
@@ -251,6 +253,25 @@ def test_all_samples_may_be_computed_by_a_graph(
     monkeypatch.setattr(Engines, "_onnx", counted)
     cli("fewshot", data, "--shots", 2, "--seeds", 2, "--engine", "onnx", "-m", model, "-o", "few", *QUICK)
     assert asked == ["onnx"] * 3  # the encoder, and it tuned on each sample
+
+
+@pytest.mark.parametrize("how", [TrainingError("the loss is no number"), KeyboardInterrupt()])
+def test_what_ends_a_later_sample_leaves_those_before_it(
+    cli: Cli, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, how: BaseException
+) -> None:
+    again = command._again
+
+    def ending(args: Any, plan: Plan, told: Any) -> FewShotRun:
+        if plan.seed == 44:
+            raise how
+        return again(args, plan, told)
+
+    monkeypatch.setattr(command, "_again", ending)
+    code = how.exit_code if isinstance(how, EmbedkitError) else 130
+    told = cli("fewshot", data, "--shots", 2, "--seeds", 4, "-m", model, "-o", "few", *QUICK, code=code)
+    assert "ended in sample 3 of 4; those before it are kept" in told.err
+    assert [line.split()[0] for line in told.out.splitlines()[:4]] == ["seed", "42", "43", "mean"]
+    assert [run["seed"] for run in metrics_of("few")["few_shot"]["samples"]["runs"]] == [42, 43]
 
 
 def test_samples_are_told_as_a_table(cli: Cli, model: Path, data: Path) -> None:
@@ -485,6 +506,9 @@ def test_others_get_the_encoder_too_and_no_texts(few: Path, model: Path) -> None
 # ------------------------------------------------------------------------------------------------ verdicts
 
 
+ROWS = 1000
+
+
 class _Sample(NamedTuple):
     seed: int
     split: Any
@@ -496,8 +520,9 @@ class _Run(NamedTuple):
     figures: tuple[float | None, float | None]
     seed: int = 0
 
-    def figure(self, frozen: bool = False) -> float | None:
-        return self.figures[frozen]
+    def right(self, frozen: bool = False) -> Any:
+        share = self.figures[frozen]
+        return None if share is None else np.arange(ROWS) < round(share * ROWS)
 
     @property
     def sample(self) -> Any:
@@ -522,6 +547,9 @@ def repeated(*figures: tuple[float | None, float | None]) -> Repeated:
         ([(0.8, 0.7), (0.82, 0.71), (0.81, 0.7)], True, "tuning helps: accuracy 0.810 beside 0.703"),
         ([(0.7, 0.8), (0.71, 0.82), (0.7, 0.81)], False, "tuning makes it worse"),
         ([(0.8, 0.7), (0.7, 0.8), (0.75, 0.74)], False, "tuning is not shown to help"),
+        # equal differences of two samples are chance; the rows still tell what they tell
+        ([(0.71, 0.7), (0.71, 0.7)], True, "difference +0.010, 95 % interval +0.004 to +0.016"),
+        ([(0.701, 0.7), (0.701, 0.7)], False, "tuning is not shown to help"),
         ([(0.8, 0.7)], None, "nothing was compared"),
         ([(None, None)] * 3, None, "nothing was compared"),
     ],
@@ -546,6 +574,18 @@ def test_mean_interval_is_students(values: list[float]) -> None:
     error = stats.sem(values)
     expected = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error else (mean, mean)
     assert interval == pytest.approx(expected)
+
+
+def test_mean_interval_with_what_values_share() -> None:
+    """0.5, and rows whose share of the variance is all of it: the normal interval; in between Satterthwaite's."""
+    mean, _, interval = mean_interval([0.5, 0.5], shared=0.01)
+    assert (mean, interval) == (0.5, pytest.approx((0.5 - 0.1959964, 0.5 + 0.1959964)))
+    values, shared = [0.4, 0.5, 0.6], 0.01
+    of_runs = np.var(values, ddof=1) / 3
+    freedom = (of_runs + shared) ** 2 / (of_runs**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(of_runs + shared)
+    assert mean_interval(values, shared=shared)[2] == pytest.approx((0.5 - half, 0.5 + half))
+    assert mean_interval([0.5, 0.5])[2] == (0.5, 0.5)
 
 
 def test_mean_interval_of_one_value_and_of_none() -> None:

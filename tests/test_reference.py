@@ -22,7 +22,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from transformers import PrinterCallback
 
 from embedkit.encoders import EncoderSettings, FeatureExtractor
-from embedkit.errors import MissingExtraError, TrainingError, UsageError
+from embedkit.errors import DataError, MissingExtraError, TrainingError, UsageError
 from embedkit.heads import LinearHead
 from embedkit.training.reference import (
     SetFitSettings,
@@ -95,6 +95,17 @@ def make_copy(model: Path, folder: Path) -> Path:
             there.parent.mkdir(parents=True, exist_ok=True)
             there.write_bytes(path.read_bytes())
     return folder
+
+
+@pytest.mark.parametrize(
+    ("sets", "missing"),
+    [([[True, False]] * 4, "no pair without"), (np.eye(4, dtype=bool)[:, :2] * 0, "in common")],
+)
+def test_pairs_that_are_not_there_are_not_balanced(model: Path, sets: Any, missing: str) -> None:
+    """setfit would take the first of none."""
+    data = Labelled(TEXTS[:4], np.array(sets, dtype=bool))
+    with pytest.raises(DataError, match=missing):
+        tune_setfit(base_of(model), data, QUICK)
 
 
 @pytest.mark.parametrize("case", TARGETS)

@@ -34,6 +34,16 @@ def true() -> Codes:
     return np.random.default_rng(1).integers(0, 3, 400)
 
 
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("right", [True, False])
+def test_what_never_differs_has_the_exact_interval(right: bool, runs: int) -> None:
+    """No resample of rows that are all right is ever wrong; 100 rows still leave 3.6 % open."""
+    tables = {number: patterns([right] * 100) for number in range(runs)}
+    low, high = Repeated.of({"a": tables}, SCORES["accuracy"]).interval("a")
+    bound = 0.025 ** (1 / 100)
+    assert (low, high) == (pytest.approx(bound), 1.0) if right else (0.0, pytest.approx(1 - bound))
+
+
 class TestOneRun:
     def test_an_interval_has_the_width_of_the_normal_one(self) -> None:
         right = np.arange(2000) < 1600

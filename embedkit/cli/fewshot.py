@@ -14,7 +14,7 @@ from embedkit.cli import options
 from embedkit.cli.finetune import checkpoints
 from embedkit.cli.fit_head import facts
 from embedkit.cli.output import emit, progress, say, show, table, tell_judged, tell_notes
-from embedkit.errors import UsageError
+from embedkit.errors import EmbedkitError, UsageError
 
 if TYPE_CHECKING:
     from embedkit.data import Split
@@ -184,15 +184,29 @@ def _tune(args: argparse.Namespace) -> None:
         how: dict[str, Any] = {"splits": splits, "base": base, "more": more, "began": began}
         place = stack.enter_context(_checkpoints(args, plan, splits, base))
         found = _one(args, plan, stage, options.opener_of(args), place, **how)
-        repeated = None
+        repeated, ended = None, None
         if args.seeds is not None:
             repeated = Repeated()
             _tell(args, repeated.add(found))
-            for seed in range(plan.seed + 1, plan.seed + args.seeds):
-                _tell(args, repeated.add(_again(args, plan.with_seed(seed), how)))
+            ended = _others(args, plan, how, repeated)
         told = {"data": args.data, "task": args.task, "model": args.model, "seed": args.seed}
         write_few_shot(stage, found, told, repeated)
     _report(args, found, repeated)
+    if ended is not None:
+        raise ended
+
+
+def _others(
+    args: argparse.Namespace, plan: Plan, how: Mapping[str, Any], repeated: Repeated
+) -> EmbedkitError | KeyboardInterrupt | None:
+    """Run the samples after the first; return what ended them early, so that the earlier ones are not lost."""
+    try:
+        for seed in range(plan.seed + 1, plan.seed + args.seeds):
+            _tell(args, repeated.add(_again(args, plan.with_seed(seed), how)))
+    except (EmbedkitError, KeyboardInterrupt) as error:
+        say(args, f"note: ended in sample {len(repeated.runs) + 1} of {args.seeds}; those before it are kept")
+        return error
+    return None
 
 
 def _one(

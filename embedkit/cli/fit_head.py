@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -301,7 +302,9 @@ def _add_rows(args: argparse.Namespace, update: Update, splits: Mapping[str, Spl
     new, notes = update.new_rows(splits)
     tell_notes(args, notes)
     how = update.how(splits["train"], args.positive_label)
-    return train(args, new, update.classifier.extractor, update.spec, **how)
+    run = train(args, new, update.classifier.extractor, update.spec, **how)
+    run.classifier = replace(run.classifier, about={**run.classifier.about, **update.of_encoder})
+    return run
 
 
 # --- what came out -------------------------------------------------------------------------------------

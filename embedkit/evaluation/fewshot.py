@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedkit.data import LabelCodec, Split
 from embedkit.data.shots import Shots, draw_shots
 from embedkit.encoders import EncoderSettings, FeatureExtractor
@@ -16,7 +19,7 @@ from embedkit.estimators.frozen import FrozenClassifier
 from embedkit.estimators.start import Start, base_said
 from embedkit.estimators.tuned_encoder import write_encoder
 from embedkit.evaluation.frozen import FrozenRun, judge_frozen, targets_of, train_frozen, write_run
-from embedkit.evaluation.judged import TRAIN, Judged, fingerprints_of, shown_split
+from embedkit.evaluation.judged import TRAIN, TUNING, Judged, fingerprints_of, shown_split
 from embedkit.heads import Decision, Head, HeadSpec
 from embedkit.metrics import mean_interval, paired_difference
 from embedkit.runtime.tokens import Text
@@ -140,13 +143,15 @@ class FewShotRun:
         compared = paired_difference(one.true, one.predicted, other.predicted, len(one.names), metric)
         return {"split": ours.split.name, **compared}
 
-    def figure(self, frozen: bool = False) -> float | None:
-        """Return the accuracy on the split of the report; of the frozen encoder on demand."""
+    def right(self, frozen: bool = False) -> NDArray[np.bool_] | None:
+        """Return which rows of the report's split are answered right, (n,); by the frozen encoder on demand."""
         run = self.frozen if frozen else self.run
-        entry = None if run is None else shown_split(run.judged)
-        if entry is None:
+        entry = shown_split(run.judged) if run is not None else None
+        if not isinstance(entry, Judged):
             return None
-        return float(entry.metrics["subset_accuracy" if "subset_accuracy" in entry.metrics else "accuracy"])
+        true, predicted = entry.judgement.true, entry.judgement.predicted
+        right: NDArray[np.bool_] = np.equal(true, predicted).reshape(len(true), -1).all(axis=1)
+        return right
 
 
 @dataclass(frozen=True)
@@ -330,28 +335,34 @@ class Repeated:
     runs : list of dict
         Of each sample: ``seed``, ``accuracy``, ``frozen`` (its accuracy) and ``difference``, where there are some,
         and ``tune``, the seconds of tuning.
+    scores : dict of str to list of ndarray of float64, shape (n,)
+        Of the same three figures, what each judged row counts for in each sample.
     """
 
     runs: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
 
     def add(self, run: FewShotRun) -> dict[str, Any]:
-        """Keep what is compared of a run; return it."""
-        ours, theirs = run.figure(), run.figure(frozen=True)
+        """Keep what is compared of a run; return its figures."""
+        known = {"accuracy": run.right(), "frozen": run.right(frozen=True)}
+        scores = {name: right.astype(np.float64) for name, right in known.items() if right is not None}
+        if len(scores) == len(known):
+            scores["difference"] = scores["accuracy"] - scores["frozen"]
+        for name, each in scores.items():
+            self.scores.setdefault(name, []).append(each)
         entry: dict[str, Any] = {"seed": run.sample.seed, "rows": run.sample.split.rows.tolist()}
-        entry |= {"accuracy": ours, "frozen": theirs, "tune": run.run.seconds["tune"]}
-        if ours is not None and theirs is not None:
-            entry["difference"] = ours - theirs
-        self.runs.append(entry)
-        return entry
+        entry |= {**dict.fromkeys(known), **{name: float(each.mean()) for name, each in scores.items()}}
+        self.runs.append({**entry, "tune": run.run.seconds["tune"]})
+        return self.runs[-1]
 
     def summary(self) -> dict[str, Any]:
-        """Return mean, standard deviation and Student's interval of each figure, as JSON."""
+        """Return mean, standard deviation over samples and interval over samples and judged rows, as JSON."""
         found: dict[str, Any] = {}
-        for name in ("accuracy", "frozen", "difference"):
-            values = [run[name] for run in self.runs if run.get(name) is not None]
-            if values:
-                mean, deviation, interval = mean_interval(values)
-                found[name] = {"mean": mean, "sd": deviation, "ci95": None if interval is None else list(interval)}
+        for name, each in self.scores.items():
+            of_rows = np.mean(each, axis=0)
+            shared = float(of_rows.var(ddof=1)) / len(of_rows) if len(of_rows) > 1 else 0.0
+            mean, deviation, interval = mean_interval([scores.mean() for scores in each], shared=shared)
+            found[name] = {"mean": mean, "sd": deviation, "ci95": None if interval is None else list(interval)}
         return {"samples": len(self.runs), **found, "runs": self.runs}
 
     def verdict(self) -> Verdict:
@@ -407,7 +418,7 @@ def refit(
         run.notes.append(
             "the encoder was tuned on rows of other data; where they are among those judged, figures flatter it"
         )
-    _say_more(run, {name: earlier.about[name] for name in ("base", "few_shot") if name in earlier.about})
+    _say_more(run, {name: earlier.about[name] for name in TUNING if name in earlier.about})
     return run
 
 

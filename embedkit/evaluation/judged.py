@@ -20,6 +20,7 @@ from embedkit.metrics import expected_calibration
 from embedkit.runtime.decide import Thresholds
 
 TRAIN = "train"
+TUNING = ("base", "few_shot")  # what a manifest says of how its encoder was tuned
 
 
 class Answered(Protocol):

@@ -18,7 +18,7 @@ from embedkit.estimators.frozen import FrozenClassifier, head_params
 from embedkit.estimators.rows import Rows
 from embedkit.evaluation.frozen import targets_of
 from embedkit.evaluation.judge import extended_codec
-from embedkit.evaluation.judged import TRAIN, fingerprints_of
+from embedkit.evaluation.judged import TRAIN, TUNING, fingerprints_of
 from embedkit.heads import Decision, HeadSpec
 
 
@@ -69,6 +69,11 @@ class Update:
             ) from None
         earlier = Rows.read(classifier.extractor, about.get("rows"), str(folder))
         return cls(folder, classifier, earlier, spec)
+
+    @property
+    def of_encoder(self) -> dict[str, Any]:
+        """What the manifest says of how the encoder was tuned, which stays true."""
+        return {name: self.classifier.about[name] for name in TUNING if name in self.classifier.about}
 
     def new_rows(self, splits: Mapping[str, Split]) -> tuple[dict[str, Split], list[str]]:
         """Leave rows out of train that the earlier fit had already, with the same label; say what is known of all.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,9 @@ def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
     return low, high
 
 
-def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, float, tuple[float, float] | None]:
+def mean_interval(
+    values: npt.ArrayLike, level: float = 0.95, *, shared: float = 0.0
+) -> tuple[float, float, tuple[float, float] | None]:
     """Return the mean of few values, their standard deviation, and Student's interval of the mean.
 
     Parameters
@@ -119,6 +122,9 @@ def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, fl
         At least one, of like and independent runs.
     level : float
         Coverage.
+    shared : float, default 0
+        Variance of what all values have in common, such as the judged rows, and that is known from many. It is
+        added to that of the mean, whose degrees of freedom then are Satterthwaite's (1946).
 
     Returns
     -------
@@ -140,10 +146,20 @@ def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, fl
     if not freedom:
         return mean, 0.0, None
     deviation = float(given.std(ddof=1))
+    of_runs = deviation**2 / len(given)
+    variance = of_runs + shared
+    known = freedom * (variance / of_runs) ** 2 if of_runs > 0 else math.inf
+    half = _student(known, level) * math.sqrt(variance)
+    return mean, deviation, (mean - half, mean + half)
+
+
+def _student(freedom: float, level: float) -> float:
+    """Return the t that a share `level` of Student's distribution lies within."""
+    if freedom > 1e6:  # there it is the normal one to six digits
+        return NormalDist().inv_cdf((1 + level) / 2)
     # P(|T| > t) = I_x(freedom / 2, 1 / 2) at x = freedom / (freedom + t * t)
     x = _beta_quantile(freedom / 2, 0.5, 1 - level)
-    half = math.sqrt(freedom * (1 - x) / x) * deviation / math.sqrt(len(given))
-    return mean, deviation, (mean - half, mean + half)
+    return math.sqrt(freedom * (1 - x) / x)
 
 
 def binomial_at_most(hits: int, n: int) -> float:

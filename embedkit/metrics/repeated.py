@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from embedkit.errors import DataError, UsageError
 from embedkit.metrics.counts import Bools, Floats, check_codes, check_sets, f1_counts, macro_f1, micro_f1, ratio
-from embedkit.metrics.intervals import bootstrap, check_resamples, percentiles
+from embedkit.metrics.intervals import bootstrap, check_resamples, clopper_pearson, percentiles
 
 K = TypeVar("K", bound=Hashable)
 Patterns = npt.NDArray[np.integer[Any]]
@@ -104,12 +104,15 @@ class Repeated(Generic[K]):
         The score of each run.
     drawn : dict of K to dict of int to ndarray of float64, shape (resamples,)
         Its scores in resampled rows.
+    rows : int
+        That all runs were judged on.
     seed : int
         Of the resampled runs.
     """
 
     observed: Mapping[K, Mapping[int, float]]
     drawn: Mapping[K, Mapping[int, Floats]]
+    rows: int
     seed: int
     _weights: dict[tuple[int, ...], Floats] = field(default_factory=dict)
 
@@ -143,28 +146,35 @@ class Repeated(Generic[K]):
         """
         check_resamples(resamples)
         every = [(key, number, table) for key, found in runs.items() for number, table in found.items()]
-        rows = {len(table) for *_, table in every}
-        if len(rows) != 1 or 0 in rows:
-            raise DataError(f"runs are compared on the same rows, at least one; given are {sorted(rows)} rows")
+        sizes = {len(table) for *_, table in every}
+        if len(sizes) != 1 or 0 in sizes:
+            raise DataError(f"runs are compared on the same rows, at least one; given are {sorted(sizes)} rows")
+        (rows,) = sizes
         observed: dict[K, dict[int, float]] = {key: {} for key in runs}
         drawn: dict[K, dict[int, Floats]] = {key: {} for key in runs}
         for key, number, table in every:
             observed[key][number] = float(score(table.sum(axis=0, dtype=np.float64)[None])[0])
         # All parts begin with the same seed, and so draw the same rows.
-        for part in _parts(every, rows.pop()):
+        for part in _parts(every, rows):
             columns = _bootstrap([table for *_, table in part], score, resamples, seed)
             for (key, number, _), column in zip(part, columns.T, strict=True):
                 drawn[key][number] = column
-        return cls(observed, drawn, seed)
+        return cls(observed, drawn, rows, seed)
 
     def mean(self, method: K) -> float:
         """Return the mean score of a method's runs."""
         return float(np.mean(list(self.observed[method].values())))
 
     def interval(self, method: K) -> tuple[float, float]:
-        """Return the 95 % interval of `mean`, within 0 to 1, which stretched weights may leave."""
-        numbers = tuple(sorted(self.observed[method]))
-        return percentiles(np.clip(self._mean_of(self.drawn[method], numbers), 0.0, 1.0))
+        """Return the 95 % interval of `mean`, within 0 to 1, which stretched weights may leave.
+
+        Where all rows are right in all runs, or none in any, no resample differs; then it is the exact one of so
+        many rows (Clopper and Pearson, 1934).
+        """
+        means = self._mean_of(self.drawn[method], tuple(sorted(self.observed[method])))
+        if (mean := self.mean(method)) in (0.0, 1.0) and np.allclose(means, mean):
+            return clopper_pearson(round(mean * self.rows), self.rows)
+        return percentiles(np.clip(means, 0.0, 1.0))
 
     def paired(self, first: K, second: K) -> Paired:
         """Compare two methods by the runs that both have.

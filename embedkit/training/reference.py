@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedkit.data.text import counted
 from embedkit.encoders import FeatureExtractor
-from embedkit.errors import TrainingError, UsageError, require
+from embedkit.errors import DataError, TrainingError, UsageError, require
 from embedkit.heads import Head, head_from_estimator
 from embedkit.runtime.tokens import Text
 from embedkit.training.contrast import TunedEncoder, check_tunable, open_sentence_model
@@ -116,9 +116,12 @@ def tune_setfit(
         The model cannot be opened.
     TrainingError
         Memory is full, or the weights are no numbers any more.
+    DataError
+        There are no pairs of one kind, where `settings` want both.
     """
     check_setfit(data.inputs)
     check_tunable(base)
+    _check_pairs(data.targets, settings)
     counts = count_setfit_pairs(data.targets, settings)
     if say is not None:
         pairs, texts, steps = counted(counts.pairs, "pair"), counted(counts.texts, "text"), counts.steps
@@ -171,6 +174,16 @@ def count_setfit_pairs(targets: NDArray[Any], settings: SetFitSettings) -> PairC
     pairs, epochs = positive + negative, settings.epochs
     steps = -(-pairs // settings.batch_size)
     return PairCounts(epochs * positive, epochs * negative, 2 * epochs * pairs, epochs * steps)
+
+
+def _check_pairs(targets: NDArray[Any], settings: SetFitSettings) -> None:
+    """Refuse texts of which setfit would repeat pairs that are not there."""
+    for count, what in zip(_all_pairs(targets), ("with a label in common", "without"), strict=True):
+        if not count and (settings.iterations is not None or settings.strategy != "unique"):
+            raise DataError(
+                f"setfit balances pairs with a label in common and pairs without, and there is no pair {what}; "
+                "give texts of other labels, or --strategy unique"
+            )
 
 
 def _all_pairs(targets: NDArray[Any]) -> tuple[int, int]:

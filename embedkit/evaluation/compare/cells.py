@@ -96,10 +96,10 @@ class Shelf:
         if about.is_file():
             if overwrite:
                 shelf.clear()
-            elif _read(about) != known:
+            elif _known(about) != known:
                 raise UsageError(
-                    f"{folder} holds a comparison on other data or by another embedkit; choose another output, or "
-                    "give --overwrite to begin anew"
+                    f"{folder} holds a comparison on other data (another --seed parts one file otherwise), or by "
+                    "another embedkit, or is damaged; choose another output, or give --overwrite to begin anew"
                 )
         shelf.cells.mkdir(parents=True, exist_ok=True)
         _write(about, known)
@@ -164,6 +164,14 @@ def cell_name(method: str, size: str, seed: int, depends_on: Mapping[str, Any]) 
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode("ascii")).hexdigest()
     words = re.sub(r"[^A-Za-z0-9=.-]+", "_", method)[:40]
     return f"{words}-{size}-s{seed}-{digest[:16]}"
+
+
+def _known(about: Path) -> dict[str, Any] | None:
+    """Return what a comparison says of itself; None where it is damaged."""
+    try:
+        return _read(about)
+    except (OSError, ValueError):
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:

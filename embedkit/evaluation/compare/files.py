@@ -150,7 +150,7 @@ def _costs(found: Comparison) -> list[str]:
     ]
     title = (
         "## Seconds to train, and peak memory\n\nFeatures, tuning and fit, as if nothing was kept; opening a "
-        "model and judging are not counted. Memory is that of the whole process."
+        "model and judging are not counted. Memory is what a run added to Python and its libraries at its height."
     )
     return [title, markdown_table([["method", *(size.name for size in found.sizes)], *rows])]
 

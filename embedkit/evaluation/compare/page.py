@@ -212,14 +212,15 @@ class _Report:
         rows: list[list[Content]] = [
             [self._said(entry.method), quoted(entry.size), quoted(entry.how),
              *(self._figure("time", "served", at, name) for name in ("latency_ms", "per_second", "megabytes")),
+             self._figure("score", "served", at, "score"),
              [self._figure("change", "served", at, "score_change"), " ", METRICS.get(entry.metric or "", "")],
              quoted(entry.why)]
             for at, entry in enumerate(self._given.served)
         ]  # fmt: skip
-        heads = ["method", "labels a class", "as", "ms for one text", "texts a second", "MB on disk",
+        heads = ["method", "labels a class", "as", "ms for one text", "texts a second", "MB on disk", self._metric,
                  "change by int8", "why not"]  # fmt: skip
         caption = "As they would be served, measured once a method at its largest size."
-        yield table(heads, rows, caption=caption, left=frozenset({0, 1, 2, 7}))
+        yield table(heads, rows, caption=caption, left=frozenset({0, 1, 2, 8}))
 
     def _differences(self) -> Iterator[Html]:
         yield tag("h2", "Differences between methods")
@@ -405,12 +406,9 @@ class _Report:
             })  # fmt: skip
         served = [
             {"name": printable(self._label.get(entry.method, entry.method)), "how": entry.how,
-             "size": entry.size, "milliseconds": entry.latency_ms,
-             "score": given.points[self._points[entry.method, entry.size]].score
-             + (entry.score_change or 0.0)}
+             "size": entry.size, "milliseconds": entry.latency_ms, "score": entry.score}
             for entry in given.served
-            if entry.latency_ms is not None and (entry.method, entry.size) in self._points
-            and entry.metric in (None, given.metric)  # another metric's change is no place on this axis
+            if entry.latency_ms is not None and entry.score is not None
         ]  # fmt: skip
         what = "sentences" if given.task == "tokens" else "labels a class"
         return {"metric": self._metric, "labels": what, "lines": lines, "served": served}

@@ -82,7 +82,8 @@ class Cell:
         From texts to a classifier: tuning, fit, and the encoding of the sample at a speed that was measured once,
         whether or not the store had its features (`computed`). Opening a model and judging are not in it.
     peak_mb : float or None
-        Largest resident memory of the process during the cell, in MB (1e6 bytes); None where it is not measured.
+        What the cell added to the resident memory of the process at its height, in MB (1e6 bytes): encoder and
+        features included, Python and its libraries not. None where it is not measured.
     computed : int or None
         Texts that were encoded for it; 0 where all features came from the store.
     notes : list of str
@@ -179,6 +180,8 @@ class Served:
         Of int8: what its verdict's metric lost (below 0) or gained on the judged rows.
     metric : {"accuracy", "micro_f1", "f1"} or None
         Of `score_change`; where rows have several labels micro F1, whatever methods are compared by.
+    score : float or None
+        The mean score of its size; of int8 with `score_change`, where that is in the same metric.
     why : str
         Why there are no figures.
     """
@@ -192,6 +195,7 @@ class Served:
     megabytes: float | None = None
     score_change: float | None = None
     metric: str | None = None
+    score: float | None = None
     why: str = ""
 
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from embedkit.evaluation.compare.budget import Estimates, time_said
 from embedkit.evaluation.compare.cells import Kept, Shelf, Truth, answers_of, cell_name, detail_of
 from embedkit.evaluation.compare.methods import why_not
 from embedkit.evaluation.compare.result import Cell, Comparison, Detail, Difference, Method, Point, Served, Size
-from embedkit.evaluation.compare.runners import Ran, Sample, Workshop, begin_peak, peak_mb
+from embedkit.evaluation.compare.runners import Memory, Ran, Sample, Workshop
 from embedkit.evaluation.compare.samples import beyond, draw, largest, size_of
 from embedkit.evaluation.compare.serving import serve, serve_plain
 from embedkit.evaluation.judge import extended_codec
@@ -207,8 +207,8 @@ class Run:
                 continue
             try:
                 name = self._name_of(task)
-            except EmbedkitError as error:  # of a sample, of an encoder, of a package that is missing
-                self._end(task, "skipped" if isinstance(error, MissingExtraError) else "failed", str(error))
+            except Exception as error:  # of a sample, of an encoder, of a package that is missing
+                self._end(task, "skipped" if isinstance(error, MissingExtraError) else "failed", error_said(error))
                 continue
             kept = self.shelf.find(name)
             if kept is not None:
@@ -232,11 +232,13 @@ class Run:
             if estimate > left:
                 self._end(task, "skipped", _too_long(estimate, left))
                 return
-        begun = time.perf_counter()
-        measured = begin_peak()
+        begun, sample = time.perf_counter(), self._sample_of(task)
         try:
-            ran = self.workshop.run(task.method, self._sample_of(task))
-            kept = self._kept(task, ran, peak_mb() if measured else None, time.perf_counter() - begun)
+            self.workshop.ready(task.method, self.plan.train)
+            memory = Memory.begin()
+            ran = self.workshop.run(task.method, sample)
+            peak = max((mb for mb in (memory.added_mb(), ran.encoding_mb) if mb is not None), default=None)
+            kept = self._kept(task, ran, peak, time.perf_counter() - begun)
         except MissingExtraError as error:
             self._end(task, "skipped", str(error))
             return
@@ -321,7 +323,7 @@ class Run:
             return None
         try:
             return self._estimates.of(task.method, len(self._sample(task)), len(self.judged), self._blocks(task))
-        except EmbedkitError:  # the cell will say what is wrong
+        except Exception:  # the cell will say what is wrong
             return None
 
     def _left(self) -> float:
@@ -337,14 +339,14 @@ class Run:
 
     def _to_serve(self, method: Method) -> bool:
         """Whether the model of a method's largest size is still to come, or to be measured."""
-        first = [task for task in self._tasks() if task.method == method and task.seed == self.plan.seeds[0]]
+        every = [task for task in self._tasks() if task.method == method]
         done = self._largest(method)
-        return any(task not in self.cells for task in first) or (done is not None and self._known(done) is None)
+        return any(task not in self.cells for task in every) or (done is not None and self._known(done) is None)
 
     def _serving(self, method: Method) -> float:
         try:
             return self._estimates.serving(method, len(self.judged))
-        except EmbedkitError:  # its cells say what is wrong
+        except Exception:  # its cells say what is wrong
             return 0.0
 
     def _learn(self, task: _Task, kept: Kept) -> None:
@@ -376,9 +378,10 @@ class Run:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _largest(self, method: Method) -> _Task | None:
-        """Return the largest finished cell of a method, with the first seed."""
-        done = [task for task in self.kept if task.method == method and task.seed == self.plan.seeds[0]]
-        return max(done, key=lambda task: len(self._sample(task)), default=None)
+        """Return the largest finished cell of a method, of such the one with the first seed."""
+        done = [task for task in self._tasks() if task.method == method and task in self.kept]
+        sizes = {shots: place for place, shots in enumerate(self.plan.shots)}
+        return max(done, key=lambda task: sizes[task.shots], default=None)
 
     def _serve_all(self) -> None:
         for method in self.plan.methods:
@@ -442,7 +445,12 @@ class Run:
         sizes = self._sizes()
         repeated = self._repeated()
         points = [] if repeated is None else self._points(repeated)
-        served = [entry for found in self.served.values() for entry in found]
+        means = {(point.method, point.size): point.score for point in points}
+        served = [
+            _placed(entry, means.get((entry.method, entry.size)), plan.by)
+            for found in self.served.values()
+            for entry in found
+        ]
         cells = [self.cells[task] for task in tasks]
         advice = None
         if repeated is not None:
@@ -612,6 +620,13 @@ def _served_said(found: Sequence[Served]) -> str:
         f"{entry.how} {entry.latency_ms:.1f} ms" if entry.latency_ms is not None else f"{entry.how}: {entry.why}"
         for entry in found
     )
+
+
+def _placed(entry: Served, score: float | None, metric: str) -> Served:
+    """Return it with its score: the mean of its size, and what int8 changes of it in the same metric."""
+    if score is None or entry.latency_ms is None or entry.metric not in (None, metric):
+        return entry
+    return replace(entry, score=score + (entry.score_change or 0.0))
 
 
 def _unserved(task: _Task, why: str) -> Served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -46,7 +48,19 @@ from embedkit.runtime.tokens import Words
 if TYPE_CHECKING:
     from embedkit.evaluation.fewshot import Plan as FewShotPlan
 
+_STEPS = 2000  # of logistic regression on TF-IDF, at most
 _PROBED = 64  # texts on which the speed of an encoder is measured
+# What each kind of method computes with: imported before its time and its memory are measured.
+_BASE = ("sklearn.feature_extraction.text", "sklearn.linear_model", "sklearn.multiclass")
+_TRAINED = (*_BASE, "torch", "transformers", "accelerate")
+_MODULES: Mapping[str, tuple[str, ...]] = {
+    "majority": _BASE,
+    "tfidf": _BASE,
+    "frozen": (*_BASE, "torch", "transformers", "embedkit.encoders.torch_encoder"),
+    "fewshot": (*_TRAINED, "embedkit.encoders.torch_encoder", "embedkit.training.contrast"),
+    "setfit": (*_TRAINED, "embedkit.encoders.torch_encoder", "embedkit.training.contrast", "setfit"),
+    "finetune": (*_TRAINED, "embedkit.training.loop", "embedkit.training.sequence", "embedkit.training.words"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +74,8 @@ class Ran:
         As `embedkit.evaluation.compare.result.Cell` has it.
     computed : int or None
         Texts that were encoded anew.
+    encoding_mb : float or None
+        Memory that the encoding of its texts takes, whether or not they were encoded anew.
     notes : list of str
     save : callable, optional
         Writes the artifact into a folder of `embedkit.artifact.staged`.
@@ -72,6 +88,7 @@ class Ran:
     entry: Entry
     train_seconds: float
     computed: int | None = None
+    encoding_mb: float | None = None
     notes: list[str] = field(default_factory=list)
     save: Callable[[Path], None] | None = None
     answer: Callable[[Sequence[Any]], object] | None = None
@@ -133,7 +150,8 @@ class Workshop:
     scratch: Path
     _opened: dict[EncoderSettings, FeatureExtractor | WordExtractor] = field(default_factory=dict)
     _starts: dict[tuple[str, bool], Start] = field(default_factory=dict)
-    _speeds: dict[EncoderSettings, float] = field(default_factory=dict)
+    _digests: set[str] = field(default_factory=set)
+    _probes: dict[EncoderSettings, Probe] = field(default_factory=dict)
 
     def extractor(self, method: Method, kind: str) -> FeatureExtractor | WordExtractor:
         """Return the encoder of a method, opened once."""
@@ -141,6 +159,7 @@ class Workshop:
         if settings not in self._opened:
             opener = self.word_opener if kind == "tokens" else self.opener
             self._opened[settings] = opener(settings)
+            self._digests.update(self._opened[settings].weights)
         return self._opened[settings]
 
     def _plain(self, method: Method) -> EncoderSettings:
@@ -166,8 +185,7 @@ class Workshop:
 
     def weights(self) -> list[str]:
         """Return the digests of the weights of all encoders that were opened."""
-        found = {digest for extractor in self._opened.values() for digest in extractor.weights}
-        return sorted(found.union(*(start.digests() for start in self._starts.values())))
+        return sorted(self._digests.union(*(start.digests() for start in self._starts.values())))
 
     def tidy(self) -> None:
         """Remove what cells have left behind."""
@@ -175,17 +193,33 @@ class Workshop:
             shutil.rmtree(left, ignore_errors=True)
 
     def seconds_a_text(self, method: Method, train: Split) -> float:
-        """Return how long the encoder of a method takes for a row of train, measured once on a few of them."""
+        """Return how long the encoder of a method takes for a row of train."""
+        return self.probe(method, train).seconds
+
+    def probe(self, method: Method, train: Split) -> Probe:
+        """Return what the encoder of a method takes for a row of train, measured once on a few of them."""
         extractor = self.extractor(method, train.kind)
-        if extractor.settings not in self._speeds:
+        if extractor.settings not in self._probes:
             places = np.random.default_rng(0).permutation(len(train))[:_PROBED]
             inputs = cast("Any", train.take(np.sort(places)).inputs)
+            memory = Memory.begin()
             bare = type(extractor)(extractor.settings)
             bare.transform(inputs[:8])  # opens the model
             before = time.perf_counter()
             bare.transform(inputs)
-            self._speeds[extractor.settings] = (time.perf_counter() - before) / len(inputs)
-        return self._speeds[extractor.settings]
+            self._probes[extractor.settings] = Probe(
+                (time.perf_counter() - before) / len(inputs), memory.added_mb()
+            )
+        return self._probes[extractor.settings]
+
+    def ready(self, method: Method, train: Split) -> None:
+        """Do what is no part of a cell: import what the method uses, close earlier encoders, probe its own."""
+        for name in _MODULES[method.kind]:
+            with suppress(ImportError):  # the method will say what is missing
+                import_module(name)
+        self._opened.clear()
+        if method.kind in ("frozen", "fewshot"):
+            self.probe(method, train)
 
     def run(self, method: Method, sample: Sample) -> Ran:
         """Train and judge a method.
@@ -228,9 +262,10 @@ class Workshop:
                 table[:, codes] = shares
             return Predictions(repeated, table, None, Extraction())
 
-        return self._plainly(sample, answer, seconds, 0)
+        return self._plainly(sample, answer, seconds, 0, [])
 
     def _tfidf(self, method: Method, sample: Sample) -> Ran:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.multiclass import OneVsRestClassifier
 
@@ -248,12 +283,14 @@ class Workshop:
             ) from None
         targets = targets_of(sample.rows, sample.codec)
         several = targets.ndim == 2
-        model: Any = LogisticRegression(C=told.c, max_iter=2000, random_state=sample.seed)
+        model: Any = LogisticRegression(C=told.c, max_iter=_STEPS, random_state=sample.seed)
         model = OneVsRestClassifier(model) if several else model
-        with warnings.catch_warnings():  # of labels that all rows have, or none
-            warnings.simplefilter("ignore", UserWarning)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             model.fit(rows, targets.astype(np.int64))
         seconds = time.perf_counter() - begun
+        unfinished = any(issubclass(one.category, ConvergenceWarning) for one in caught)
+        notes = [f"logistic regression did not converge in {_STEPS:,} steps"] if unfinished else []
 
         def answer(inputs: Sequence[Any]) -> Predictions:
             found = np.asarray(model.predict_proba(counter.transform(inputs)))
@@ -265,14 +302,19 @@ class Workshop:
 
         columns = len(sample.codec) if len(sample.codec) > 2 or several else 1
         kept = 8 * rows.shape[1] * (columns + 3)  # coefficients, frequencies, and an n-gram of about 16 bytes
-        return self._plainly(sample, answer, seconds, kept)
+        return self._plainly(sample, answer, seconds, kept, notes)
 
     def _plainly(
-        self, sample: Sample, answer: Callable[[Sequence[Any]], Predictions], seconds: float, size: int
+        self,
+        sample: Sample,
+        answer: Callable[[Sequence[Any]], Predictions],
+        seconds: float,
+        size: int,
+        notes: list[str],
     ) -> Ran:
         classifier = _Plain(sample.codec, has_label_sets(sample.rows.labels))
         entry = judged(sample.judged, answer(cast("Sequence[Any]", sample.judged.inputs)), classifier)
-        return Ran(entry, seconds, answer=answer, size=size)
+        return Ran(entry, seconds, notes=notes, answer=answer, size=size)
 
     # ------------------------------------------------------------------------------------ frozen encoders
 
@@ -284,10 +326,9 @@ class Workshop:
             run = train_frozen_tagger(sample.splits, extractor, spec, task=sample.task, **told)
         else:
             run = train_frozen(sample.splits, extractor, spec, **told)
-        encoding = self.seconds_a_text(method, sample.train) * len(sample.rows)
-
-        entry, seconds = run.judged[sample.judged.name], run.seconds["fit"] + encoding
-        return Ran(entry, seconds, run.extraction.computed, list(run.notes), run.classifier.save)
+        entry, probe = run.judged[sample.judged.name], self.probe(method, sample.train)
+        seconds, computed = run.seconds["fit"] + probe.seconds * len(sample.rows), run.extraction.computed
+        return Ran(entry, seconds, computed, probe.mb, list(run.notes), run.classifier.save)
 
     # ------------------------------------------------------------------------------------------- few shots
 
@@ -310,14 +351,15 @@ class Workshop:
             for part in folder.iterdir():
                 shutil.move(part, target / part.name)
 
-        encoding = self.seconds_a_text(method, sample.train) * len(sample.rows)
-        seconds = run.seconds["tune"] + run.seconds["fit"] + encoding
+        seconds = run.seconds["tune"]  # of setfit with its head
+        if method.kind == "fewshot":
+            seconds += run.seconds["fit"] + self.seconds_a_text(method, sample.train) * len(sample.rows)
         entry, notes, drawn = run.judged[sample.judged.name], list(found.notes), len(found.sample.split)
         if drawn < len(sample.rows):  # of all of train, which other methods take as it is
             notes.append(
                 f"learnt from {drawn:,} of these rows: equal texts count once, those of several labels not"
             )
-        return Ran(entry, seconds, run.extraction.computed, notes, save)
+        return Ran(entry, seconds, run.extraction.computed, None, notes, save)
 
     def _few_shot_plan(self, method: Method, sample: Sample) -> FewShotPlan:
         from embedkit.evaluation.fewshot import Plan
@@ -354,7 +396,7 @@ class Workshop:
         def save(folder: Path) -> None:
             cast("Any", run.classifier).save(folder, run.base)
 
-        return Ran(run.judged[sample.judged.name], run.seconds["tune"], None, list(run.notes), save)
+        return Ran(run.judged[sample.judged.name], run.seconds["tune"], None, None, list(run.notes), save)
 
 
 @dataclass(frozen=True)
@@ -422,20 +464,55 @@ def _side(pairs: Sequence[tuple[str, str]], place: int) -> list[str]:
 # ------------------------------------------------------------------------------------------- peak memory
 
 
-def begin_peak() -> bool:
-    """Begin to measure the largest resident memory anew; False where the system cannot (Linux can, as a rule)."""
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
+@dataclass(frozen=True)
+class Probe:
+    """What an encoder takes.
+
+    Attributes
+    ----------
+    seconds : float
+        For one text.
+    mb : float or None
+        As of `Memory.added_mb`, the weights included.
+    """
+
+    seconds: float
+    mb: float | None
 
 
-def peak_mb() -> float | None:
-    """Return the largest resident memory since `begin_peak`, in MB; None where the system does not tell."""
+@dataclass(frozen=True)
+class Memory:
+    """What a stretch of work adds to the resident memory of the process.
+
+    Attributes
+    ----------
+    before : float or None
+        Resident memory in MB (1e6 bytes) when it began; None where the system does not tell (Linux does).
+    """
+
+    before: float | None
+
+    @classmethod
+    def begin(cls) -> Memory:
+        """Give back what nothing uses any more, and begin to measure anew."""
+        gc.collect()
+        with suppress(AttributeError, OSError):  # of glibc
+            ctypes.CDLL(None).malloc_trim(0)
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        except OSError:
+            return cls(None)
+        return cls(_resident("VmRSS"))
+
+    def added_mb(self) -> float | None:
+        """Return by how much the largest resident memory since then lies above that of then, in MB."""
+        highest = _resident("VmHWM")
+        return None if self.before is None or highest is None else max(0.0, highest - self.before)
+
+
+def _resident(name: str) -> float | None:
     with suppress(OSError, ValueError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024 / 1e6
     return None
