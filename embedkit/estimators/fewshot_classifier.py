@@ -66,7 +66,7 @@ class FewShotClassifier(EmbeddingClassifier):
     temperature : float, optional
         Of supcon. Default: `embedkit.training.contrast.TEMPERATURE`.
     epochs : float, optional
-        Passes over the texts. Default: `embedkit.training.contrast.EPOCHS`.
+        Passes over the texts. Default: `embedkit.training.pairs.EPOCHS`.
     batch_size : int, optional
         Texts of a step. Default: `embedkit.training.contrast.TEXTS`.
     learning_rate : float, optional

@@ -47,16 +47,15 @@ from embedkit.training.loop import (
     put_weights,
     surroundings,
 )
-from embedkit.training.pairs import PairCounts, PairPlan, PairSettings
+from embedkit.training.pairs import EPOCHS, PairCounts, PairPlan, PairSettings
 from embedkit.training.rows import padded_inputs
 from embedkit.training.sequence import Labelled
 from embedkit.training.settings import TuneSettings
 
 LossName: TypeAlias = Literal["cosine", "supcon"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
-EPOCHS = 20.0  # passes over the texts, as many as SetFit has iterations
 TEXTS = 32  # of a step
-RATE = 1e-4
+RATE = 2e-4
 TEMPERATURE = 0.1
 # What sentence-transformers calls our poolings.
 _MODES = {

@@ -23,6 +23,7 @@ from embedkit.runtime.tokens import Text
 
 Strategy: TypeAlias = Literal["oversampling", "undersampling", "unique"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+EPOCHS = 10.0  # passes over the texts where nothing else is said
 _Places: TypeAlias = NDArray[np.int64]
 
 

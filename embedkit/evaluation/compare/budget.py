@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from embedkit.errors import UsageError
 from embedkit.evaluation.compare.methods import numbers_of, tuning_of
 from embedkit.evaluation.compare.result import Method
+from embedkit.training.pairs import EPOCHS
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BACKWARD = 2.0  # passes that a training step costs beyond its forward one
 _SETFIT_TEXTS = 80  # times that setfit encodes each text: 20 positive and 20 negative pairs of it, two texts each
-_PASSES = 20.0  # of few-shot tuning over its texts
 # Seconds beside the passes: opening models, fits, judging.
 _BESIDE = {"majority": 0.1, "tfidf": 0.5, "frozen": 1.0, "fewshot": 4.0, "setfit": 6.0, "finetune": 4.0}
 _A_ROW = {"tfidf": 5e-4, "frozen": 1e-3}
@@ -101,7 +101,7 @@ def _passes(method: Method, rows: int, judged: int, blocks: int, texts: int) -> 
     if method.kind == "frozen":
         return texts
     if method.kind == "fewshot":
-        return rows * (told.get("epochs", _PASSES) * (1 + _BACKWARD) + 2) + 2 * judged
+        return rows * (told.get("epochs", EPOCHS) * (1 + _BACKWARD) + 2) + 2 * judged
     if method.kind == "setfit":
         times = _SETFIT_TEXTS * told.get("iterations", 20) / 20 * told.get("epochs", 1)
         return rows * (times * (1 + _BACKWARD) + 2) + 2 * judged
