@@ -209,7 +209,7 @@ def table(rows: Sequence[dict[str, Any]], model: Path, command: str) -> str:
     """Return the results as Markdown."""
     import torch
 
-    from embedkit.training.contrast import RATE, TEXTS, usual_training
+    from embedkit.training.contrast import TEXTS, ContrastSettings, usual_training
     from embedkit.training.loop import compute_of
     from embedkit.training.pairs import EPOCHS
 
@@ -218,14 +218,15 @@ def table(rows: Sequence[dict[str, Any]], model: Path, command: str) -> str:
         processor = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), processor)
     names = ("setfit", "sentence-transformers", "torch", "transformers", "scikit-learn")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
+    hidden = json.loads((model / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     cores = f"{threads} thread{'s' if threads > 1 else ''}"
     lines = ["# Few-shot tuning, measured", ""]
     lines += [f"`{command}`, {time.strftime('%Y-%m-%d')}; {cores} of {processor}, {packages}.", ""]
     lines += [
         f"{model_name(model)}. setfit at its usual settings ({ITERATIONS} iterations, batches of {PAIRS} pairs, "
         f"one epoch, float32), embedkit with its defaults ({EPOCHS:g} passes in steps of {TEXTS} texts, learning "
-        f"rate {RATE:g}, {compute_of(usual_training())[1]}), the frozen encoder with the same head (logistic "
-        "regression), all on the same samples.",
+        f"rate {ContrastSettings().rate(hidden):g}, {compute_of(usual_training())[1]}), the frozen encoder with "
+        "the same head (logistic regression), all on the same samples.",
         "",
         *_speed_lines(rows),
         "",

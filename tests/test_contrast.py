@@ -397,6 +397,13 @@ def test_wrong_settings_are_refused(given_: dict[str, Any], message: str) -> Non
         ContrastSettings(**given_)
 
 
+@pytest.mark.parametrize(("hidden", "rate"), [(32, 2e-4), (384, 2e-4), (768, 1e-4), (1024, 7.5e-5)])
+def test_wide_encoders_learn_in_smaller_steps(hidden: int, rate: float) -> None:
+    assert ContrastSettings().rate(hidden) == pytest.approx(rate)
+    asked = ContrastSettings(training=replace(usual_training(), learning_rate=1e-3))
+    assert asked.rate(hidden) == 1e-3
+
+
 def test_several_processes_are_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="one process; start it without accelerate launch"):

@@ -83,7 +83,7 @@ class NumberTuner(NumberFace, FewShotClassifier):
 def untuned(base: FeatureExtractor, data: Labelled, settings: ContrastSettings) -> TunedEncoder:
     """Stand for tuning: what reads numbers has no weights to move."""
     encoder, _ = load_model(base.folder, torch.float32)
-    return TunedEncoder(encoder, base, PairCounts(), "float32", settings.rate, 0.0)
+    return TunedEncoder(encoder, base, PairCounts(), "float32", settings.rate(base.folder.hidden), 0.0)
 
 
 def as_it_was(folder: Path, tuned: TunedEncoder) -> EncoderSettings:
@@ -240,12 +240,17 @@ def test_settings_of_tuning_arrive(model: str, monkeypatch: pytest.MonkeyPatch) 
     FewShotClassifier(TextEncoder(model, threads=1, device="cpu"), **how).fit(TEXTS, LABELS)
     FewShotClassifier(model, pair_iterations=4).fit(TEXTS, LABELS)
     first, training = told[0], told[0].training
-    assert (first.pairs.strategy, first.loss, first.epochs, first.rate) == ("unique", "supcon", 3, 1e-3)
+    assert (first.pairs.strategy, first.loss, first.epochs, training.learning_rate) == (
+        "unique",
+        "supcon",
+        3,
+        1e-3,
+    )
     assert (training.batch_size, training.seed, training.precision, training.threads) == (9, 5, "float32", 1)
     assert (training.device, training.arguments) == ("cpu", {"lr_scheduler_type": "cosine"})
     assert (first.temperature, training.weight_decay, training.warmup) == (0.2, 0.1, 3)
     usual = ContrastSettings()
-    assert (told[1].pairs.iterations, told[1].rate) == (4, usual.rate)
+    assert (told[1].pairs.iterations, told[1].training.learning_rate) == (4, None)
     assert told[1].training.batch_size == usual.training.batch_size
 
 

@@ -70,7 +70,7 @@ class FewShotClassifier(EmbeddingClassifier):
     batch_size : int, optional
         Texts of a step. Default: `embedkit.training.contrast.TEXTS`.
     learning_rate : float, optional
-        Default: `embedkit.training.contrast.RATE`.
+        Default: 2e-4, of encoders with states of more than 384 numbers in proportion less.
     weight_decay, warmup : float, optional
         As for `FineTunedClassifier`, and with its defaults.
     precision : {"auto", "float32", "bfloat16", "float16"}, default "auto"
@@ -229,6 +229,7 @@ class FewShotClassifier(EmbeddingClassifier):
             "rows": (self.rows_ + 1).tolist(),
             "counts": asdict(tuning.counts),
             "precision": tuning.precision,
+            "learning_rate": tuning.rate,
         }
 
     def _encoder_for(
@@ -374,6 +375,7 @@ class _Tuning:
     rows: NDArray[np.int64]
     counts: PairCounts
     precision: str
+    rate: float
     base: dict[str, Any]
     notes: list[str]
 
@@ -395,7 +397,7 @@ class _TunedEncoder(TextEncoder):
         encoder = cls(**vars(settings), store=store, store_dtype=given.store_dtype)
         base = base_said(Start(tuned.base.folder, tuned.base.tokenizer))
         encoder._own = own
-        encoder.tuning = _Tuning(rows, tuned.counts, tuned.precision, base, [*notes, *tuned.notes])
+        encoder.tuning = _Tuning(rows, tuned.counts, tuned.precision, tuned.rate, base, [*notes, *tuned.notes])
         return encoder
 
     def __sklearn_clone__(self) -> _TunedEncoder:

@@ -275,7 +275,8 @@ def few_shot(
         classifier = FrozenClassifier(extractor, head, codec, sample.split.kind, about)
         run = judge_frozen(head_splits, classifier, positive=plan.positive)
     run.seconds |= {"tune": tuned.seconds, "total": run.seconds["total"] + tuning}
-    said = {**plan.said(), **sample.to_json(), "counts": asdict(tuned.counts), "precision": tuned.precision}
+    said = {**plan.said(), **sample.to_json(), "counts": asdict(tuned.counts)}
+    said |= {"precision": tuned.precision, "learning_rate": tuned.rate}
     _say_more(run, {"base": began or base_said(Start(base.folder, base.tokenizer)), "few_shot": said})
     return FewShotRun(run, frozen, sample, tuned.counts, [*tuned.notes, *run.notes])
 

@@ -55,7 +55,7 @@ from embedkit.training.settings import TuneSettings
 LossName: TypeAlias = Literal["cosine", "supcon"]
 LOSSES: tuple[LossName, ...] = get_args(LossName)
 TEXTS = 32  # of a step
-RATE = 2e-4
+RATE, WIDTH = 2e-4, 384  # of encoders with states so wide; of wider ones in proportion less
 TEMPERATURE = 0.1
 # What sentence-transformers calls our poolings.
 _MODES = {
@@ -131,10 +131,13 @@ class ContrastSettings:
         """Passes over the texts."""
         return self.pairs.iterations or self.training.epochs
 
-    @property
-    def rate(self) -> float:
-        """Highest learning rate."""
-        return self.training.learning_rate or RATE
+    def rate(self, hidden: int) -> float:
+        """Return the highest learning rate of an encoder with states of so many numbers.
+
+        Where none is asked for it is inverse to the width, as the best rate of Adam is (Yang et al., 2022, "Tensor
+        Programs V").
+        """
+        return self.training.learning_rate or RATE * min(1.0, WIDTH / hidden)
 
     def to_json(self) -> dict[str, Any]:
         """Return all that a tuned encoder depends on but the seed."""
@@ -145,7 +148,7 @@ class ContrastSettings:
             "loss": self.loss,
             "temperature": self.temperature if self.loss == "supcon" else None,
             "epochs": self.epochs,
-            "learning_rate": self.rate,
+            "learning_rate": self.training.learning_rate,
             **{name: getattr(told, name) for name in ("batch_size", "weight_decay", "warmup", "accumulation")},
             "arguments": dict(told.arguments),
         }
@@ -234,16 +237,15 @@ def tune_encoder(
     counts, notes = steps.count(settings.epochs) if plan_.has_positive else PairCounts(), list(plan_.notes)
     if plan_.has_positive and not counts.pairs:
         counts, notes = PairCounts(), [*notes, _NO_PAIRS]
+    rate = settings.rate(base.folder.hidden)
     if say is not None:
-        say(_said(counts, plan_, settings))
+        say(_said(counts, plan_, settings, rate))
     start = time.perf_counter()
     if counts.pairs:
         notes += _train(model, steps, settings, place or Place(), progress)
     model.to("cpu").eval().requires_grad_(False)
     seconds, (_, precision) = time.perf_counter() - start, compute_of(settings.training)
-    return TunedEncoder(
-        model.transformers_model, base, counts, precision, settings.rate, seconds, [*notes, *steps.notes]
-    )
+    return TunedEncoder(model.transformers_model, base, counts, precision, rate, seconds, [*notes, *steps.notes])
 
 
 def with_pooling(settings: EncoderSettings) -> tuple[EncoderSettings, list[str]]:
@@ -299,7 +301,7 @@ class _Steps(Dataset[dict[str, Any]]):
     """The steps of a pass, each as what the trainer gives to the model and to the loss."""
 
     def __init__(self, base: FeatureExtractor, inputs: Sequence[Text], plan_: PairPlan, *, types: bool) -> None:
-        self.epoch, self.plan = 0, plan_
+        self.epoch, self.plan, self.hidden = 0, plan_, base.folder.hidden
         texts, self._places = _texts_of(inputs, apart=base.recipe.pairs == "bi")
         self._tokens = base.tokenizer.encode(texts)
         self._pad_id, self._types = base.recipe.pad_id, types
@@ -351,7 +353,7 @@ def _texts_of(inputs: Sequence[Text], *, apart: bool) -> tuple[list[Text], NDArr
     return list(found), np.array(places, np.int64)
 
 
-def _said(counts: PairCounts, plan_: PairPlan, settings: ContrastSettings) -> str:
+def _said(counts: PairCounts, plan_: PairPlan, settings: ContrastSettings, rate: float) -> str:
     """Say how much there is to do, before it is done."""
     if not counts.pairs:
         return "there are no pairs to tune by"
@@ -360,7 +362,7 @@ def _said(counts: PairCounts, plan_: PairPlan, settings: ContrastSettings) -> st
     return (
         f"{counted(counts.pairs, 'pair')} ({counts.positive:,} positive, {counts.negative:,} negative) among "
         f"{counted(len(plan_.rows), 'text')}; {passes} in {counted(counts.steps, 'step')} encode "
-        f"{counted(counts.texts, 'text')} (loss {settings.loss}, learning rate {settings.rate:g}, {precision}, "
+        f"{counted(counts.texts, 'text')} (loss {settings.loss}, learning rate {rate:g}, {precision}, "
         f"seed {told.seed})"
     )
 
@@ -489,7 +491,7 @@ def _train(
     notes: list[str] = []
     with surroundings(model, place, told) as folder, _without_dropout(model.transformers_model):
         kind = SentenceTransformerTrainingArguments
-        arguments = arguments_of(told, settings.rate, folder, judged=False, kept=place, kind=kind)
+        arguments = arguments_of(told, settings.rate(steps.hidden), folder, judged=False, kept=place, kind=kind)
         trainer = _Trainer(model, arguments, steps, _Loss(model, settings), told)
         trainer.watch(None, progress)
         checkpoint = None
