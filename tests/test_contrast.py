@@ -196,6 +196,27 @@ def test_what_will_be_done_is_said_before_it_is(model: Path) -> None:
     assert done == [1, 1]
 
 
+@pytest.mark.parametrize(("longest", "lengths"), [(64, {16, 32, 48}), (40, {16, 32, 40})])
+def test_batches_have_few_shapes(
+    model: Path, monkeypatch: pytest.MonkeyPatch, longest: int, lengths: set[int]
+) -> None:
+    """Each shape costs kernels that are compiled and kept; no batch is longer than what the model reads."""
+    seen: list[tuple[int, ...]] = []
+    forward = SentenceTransformer.forward
+
+    def looking(self: Any, features: dict[str, torch.Tensor], **more: Any) -> Any:
+        seen.append(tuple(features["input_ids"].shape))
+        assert features["attention_mask"].sum(dim=1).min() > 2
+        return forward(self, features, **more)
+
+    monkeypatch.setattr(SentenceTransformer, "forward", looking)
+    texts = ["good " * count for count in range(1, 41)]
+    data = Labelled(texts, np.arange(40) % 2)
+    tuned(model, data, told(batch_size=20, epochs=4.0), encoder={"max_length": longest})
+    assert {16, max(lengths)} <= {length for _, length in seen} <= lengths
+    assert {rows for rows, _ in seen} == {16, 4}
+
+
 def test_each_pass_is_dealt_anew(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Trainer tells the pass before it asks for its steps."""
     asked: list[tuple[int, int]] = []
