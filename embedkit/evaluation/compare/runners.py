@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import shutil
 import tempfile
@@ -495,9 +494,11 @@ class Memory:
     @classmethod
     def begin(cls) -> Memory:
         """Give back what nothing uses any more, and begin to measure anew."""
+        import psutil
+
         gc.collect()
-        with suppress(AttributeError, OSError):  # of glibc
-            ctypes.CDLL(None).malloc_trim(0)
+        with suppress(AttributeError):  # of the C libraries that can
+            psutil.heap_trim()
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:
