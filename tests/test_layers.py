@@ -34,7 +34,7 @@ ROOMS: dict[str, tuple[int, frozenset[str]]] = {
         frozenset({"numpy", "transformers", "datasets", "setfit", "sklearn"}),
     ),
     "estimators": (4, frozenset({"numpy", "sklearn"})),
-    "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib", "umap"})),
+    "evaluation": (5, frozenset({"numpy", "sklearn", "matplotlib", "umap", "psutil"})),
     "cli": (6, frozenset({"numpy", "tqdm"})),
     "": (7, frozenset()),  # embedkit/__init__.py and __main__.py
 }
