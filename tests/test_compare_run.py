@@ -213,6 +213,21 @@ class TestRun:
         assert found.advice is not None
         assert any("frozen (estimated" in line for line in found.advice.text)
 
+    def test_what_is_left_out_and_what_is_there_is_said_once(self, quick: Plan, tmp_path: Path) -> None:
+        told = replace(quick, shots=[2, 400, 500], seeds=[1, 2], methods=parse_methods("majority,tfidf:from=9"))
+        first, again = list[str](), list[str]()
+        compared(told, tmp_path / "out", say=first.append)
+        compared(told, tmp_path / "out", say=again.append)
+        assert first[:3] == again[:3]
+        assert first[3].startswith("majority, 2, seed 1: accuracy 0.500, ")
+        beyond = "skipped: train.csv has at most 20 rows of a class; full takes all"
+        assert again == [
+            f"majority, 400 and 500: {beyond}",
+            f"tfidf:from=9, 400 and 500: {beyond}",
+            "tfidf:from=9, 2: skipped: asked for from 9 rows a class on",
+            "2 of 12 cells were finished before",
+        ]
+
     def test_sizes_beyond_the_data_are_left_out(self, plan: Plan, tmp_path: Path) -> None:
         found = compared(replace(plan, shots=[2, 500], methods=parse_methods("majority")), tmp_path / "out")
         assert [(cell.size, cell.status) for cell in found.cells] == [("2", "done")] * 2 + [("500", "skipped")] * 2

@@ -15,6 +15,7 @@ from typing import Any
 from embedkit.artifact import installed, staged
 from embedkit.data import LabelCodec, Split
 from embedkit.data.splits import has_label_sets
+from embedkit.data.text import counted
 from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
 from embedkit.errors import DataError, EmbedkitError, MissingExtraError, UsageError
 from embedkit.evaluation.compare.advice import METRICS, advise
@@ -200,20 +201,31 @@ class Run:
     def _settle(self) -> None:
         """Leave out what is not run, fail what cannot be, and take what is finished."""
         for task in self._tasks():
-            per_class = largest(self.plan.train) if task.shots is None else task.shots
-            why = beyond(self.plan.train, task.shots) or why_not(task.method, self.judged.kind, per_class)
-            if why:
-                self._end(task, "skipped", why)
-                continue
-            try:
-                name = self._name_of(task)
-            except Exception as error:  # of a sample, of an encoder, of a package that is missing
-                self._end(task, "skipped" if isinstance(error, MissingExtraError) else "failed", error_said(error))
-                continue
-            kept = self.shelf.find(name)
-            if kept is not None:
-                self.cells[task], self.kept[task] = kept.cell, kept
-                self._learn(task, kept)
+            self._settle_one(task)
+        said: dict[tuple[str, str, str], dict[str, None]] = {}
+        for task, cell in self.cells.items():
+            if cell.status != "done":
+                said.setdefault((cell.method, cell.status, cell.why), {})[task.size] = None
+        for (method, status, why), sizes in said.items():
+            self.say(f"{method}, {' and '.join(sizes)}: {status}: {why}")
+        if self.kept:
+            self.say(f"{len(self.kept)} of {counted(len(self._tasks()), 'cell')} were finished before")
+
+    def _settle_one(self, task: _Task) -> None:
+        per_class = largest(self.plan.train) if task.shots is None else task.shots
+        why = beyond(self.plan.train, task.shots) or why_not(task.method, self.judged.kind, per_class)
+        if why:
+            self._leave(task, "skipped", why)
+            return
+        try:
+            name = self._name_of(task)
+        except Exception as error:  # of a sample, of an encoder, of a package that is missing
+            self._leave(task, "skipped" if isinstance(error, MissingExtraError) else "failed", error_said(error))
+            return
+        kept = self.shelf.find(name)
+        if kept is not None:
+            self.cells[task], self.kept[task] = kept.cell, kept
+            self._learn(task, kept)
 
     def _ordered(self) -> list[_Task]:
         """Return the cells that are to be run: each seed's from the quick ones to the slow ones."""
@@ -315,8 +327,11 @@ class Run:
         return self._names[task]
 
     def _end(self, task: _Task, status: Any, why: str) -> None:  # noqa: ANN401 - a Status
-        self.cells[task] = Cell(task.method.name, task.size, task.seed, status, why)
+        self._leave(task, status, why)
         self.say(f"{_called(task)}: {status}: {why}")
+
+    def _leave(self, task: _Task, status: Any, why: str) -> None:  # noqa: ANN401 - a Status
+        self.cells[task] = Cell(task.method.name, task.size, task.seed, status, why)
 
     def _estimate(self, task: _Task) -> float | None:
         if self.plan.budget is None:
