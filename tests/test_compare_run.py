@@ -223,8 +223,8 @@ class TestRun:
         beyond = "skipped: train.csv has at most 20 rows of a class; full takes all"
         assert again == [
             f"majority, 400 and 500: {beyond}",
-            f"tfidf:from=9, 400 and 500: {beyond}",
             "tfidf:from=9, 2: skipped: asked for from 9 rows a class on",
+            f"tfidf:from=9, 400 and 500: {beyond}",
             "2 of 12 cells were finished before",
         ]
 
