@@ -29,6 +29,18 @@ def standing(
 BEST = standing("tuned", 0.9, serve=5.0, train=300.0)
 
 
+@pytest.mark.parametrize(("rows", "margin"), [(20, 0.01), (300, 0.01), (5, 0.2)])
+def test_rows_that_tell_two_equal_methods_apart(rows: int, margin: float) -> None:
+    def unseen(count: int) -> float:
+        return 1 - 0.025 ** (1 / count)
+
+    told = Standing("words", 0.9, 0.0, -unseen(rows), unseen(rows), alike=True)
+    more = rows_needed(told, rows=rows, margin=margin)
+    assert more is not None
+    assert unseen(rows + more) < margin <= unseen(rows + more - 1)
+    assert rows_needed(told, rows=rows, margin=0.0) is None
+
+
 class TestChoose:
     def test_the_cheapest_that_is_good_enough(self) -> None:
         table = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedkit.cli.main import build_parser
 from embedkit.data import LabelCodec, Split
 from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor, WordExtractor
 from embedkit.errors import OutputExistsError, UsageError
@@ -17,11 +19,19 @@ from embedkit.estimators.frozen import Predictions
 from embedkit.evaluation.compare.advice import advise, rounded
 from embedkit.evaluation.compare.budget import Estimates, parse_budget, time_said
 from embedkit.evaluation.compare.cells import Shelf, Truth, answers_of, cell_name, detail_of
-from embedkit.evaluation.compare.methods import encoder_of, parse_methods, reach_of, spec_of, tuning_of, why_not
+from embedkit.evaluation.compare.methods import (
+    encoder_of,
+    parse_methods,
+    reach_of,
+    recipe_of,
+    spec_of,
+    tuning_of,
+    why_not,
+)
 from embedkit.evaluation.compare.result import Cell, Point, Served, Size
 from embedkit.evaluation.compare.run import Plan
 from embedkit.evaluation.compare.runners import Memory, Workshop, _OneTag
-from embedkit.evaluation.compare.samples import beyond, draw, parse_shots, usual_shots
+from embedkit.evaluation.compare.samples import beyond, draw, parse_shots, size_of, usual_shots
 from embedkit.evaluation.judge import Judgement
 from embedkit.evaluation.judged import Judged
 from embedkit.evaluation.tagged import tag_judged
@@ -87,6 +97,39 @@ class TestAskedFor:
         assert (spec.clf, spec.params, spec.scale, spec.seed) == ("logreg", {"C": 0.5}, "none", 7)
         assert (encoder.pooling, encoder.layers, encoder.normalize, encoder.threads) == ("cls", (-2,), True, 3)
 
+    @pytest.mark.parametrize(
+        ("name", "recipe"),
+        [
+            ("majority", ""),
+            (
+                "tfidf:ngrams=1-3",
+                "make_pipeline(TfidfVectorizer(ngram_range=(1, 3), analyzer='word', sublinear_tf=True), "
+                "LogisticRegression(C=10)) of scikit-learn",
+            ),
+            (
+                "frozen:clf=ridge:alpha=2:layers=-2:normalize=false:upto=9",
+                "embedkit fit-head DATA -m base --clf ridge --clf-param alpha=2 --layers -2 --no-normalize -o DIR",
+            ),
+            (
+                "fewshot:loss=supcon:model=other",
+                "embedkit fewshot DATA -m other --shots 16 --loss supcon -o DIR",
+            ),
+            (
+                "setfit:iterations=5",
+                "embedkit fewshot --tuner setfit DATA -m base --shots 16 --pair-iterations 5 -o DIR",
+            ),
+            (
+                "finetune:freeze=half:batch-size=8",
+                "embedkit finetune DATA -m base --eval-strategy no --epochs 15 --freeze 3 --batch-size 8 -o DIR",
+            ),
+        ],
+    )
+    def test_how_a_model_is_made_outside_a_comparison(self, name: str, recipe: str) -> None:
+        (method,) = parse_methods(name)
+        assert recipe_of(method, "base", rows=32, shots=16, blocks=6) == recipe
+        if recipe.startswith("embedkit"):
+            build_parser().parse_args(shlex.split(recipe)[1:])
+
     def test_few_rows_are_learnt_from_more_often(self) -> None:
         (method,) = parse_methods("finetune")
         epochs = [tuning_of(method, rows, seed=1, blocks=6).epochs for rows in (8, 64, 256, 1000, 10**6)]
@@ -149,6 +192,14 @@ class TestSamples:
         assert (len(small), len(large)) == (5, 20)
         assert set(small.rows.tolist()) < set(large.rows.tolist())
         assert len({tuple(words) for words in large.inputs}) == 20
+        fewer, notes = draw(train, 40, 3)
+        assert (len(fewer), notes) == (30, ["30 of the 60 sentences of train are different: all are taken"])
+
+    def test_sizes_rise_with_what_is_learnt_from_where_classes_are_small(self) -> None:
+        labels = ["a"] * 200 + [label for label in "bcde" for _ in range(10)]
+        train = Split("train", "text", list(map(str, range(240))), labels, np.arange(1, 241), "train.csv")
+        found = [size_of(train, draw(train, shots, 3)[0], shots) for shots in (8, 32, 128, None)]
+        assert [(size.rows, size.per_class) for size in found] == [(40, 8), (72, 14.4), (168, 33.6), (240, 48)]
 
     def test_all_of_train_is_as_it_is(self) -> None:
         train = text_split("train", 12)
@@ -388,6 +439,19 @@ class TestAdvice:
         found = advise(points, apart, sizes, SERVED, cells, **told, tokens=False)
         assert found.sizes[0].good == ["finetune"]
         assert found.text[-1] == "Not in the advice at this size: tfidf (no seed in common with the best)."
+
+    def test_a_method_that_was_cut_after_an_easy_sample_is_not_the_best(self) -> None:
+        """On the seed that both have it is the worse one, though its mean is higher."""
+        found = self.advice({"finetune": {"full": (0.80, 0.70, 0.70)}, "tfidf": {"full": (0.75,)}})
+        assert (found.sizes[0].best, found.sizes[0].pick) == ("finetune", "finetune")
+        assert "Run with fewer than 3 seeds, and compared on these: tfidf (1)." in found.text
+        found = self.advice({"finetune": {"full": (0.80, 0.70, 0.70)}, "tfidf": {"full": (0.85,)}})
+        assert found.sizes[0].best == "tfidf"
+
+    @pytest.mark.parametrize("names", [("tfidf", "finetune"), ("finetune", "tfidf")])
+    def test_of_equal_methods_the_cheapest_is_the_best_in_whichever_order(self, names: tuple[str, ...]) -> None:
+        found = self.advice({name: {"full": (0.9,)} for name in names}).sizes[0]
+        assert (found.best, found.pick, sorted(found.good)) == ("tfidf", "tfidf", ["finetune", "tfidf"])
 
     def test_where_nothing_beats_the_most_frequent_label(self) -> None:
         table = {"majority": {"full": (0.6,)}, "finetune": {"full": (0.6,)}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,34 @@ from tests.test_cli import CANARY, Cli, rows, write_csv, write_jsonl
 from tests.test_frozen_tagger import entities
 from tests.test_pages import assert_closed
 
-cli, model = test_cli.cli, test_cli.model
+cli, model, processes = test_cli.cli, test_cli.model, test_cli.processes
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "little_garbage")
+
+
+_WAITS = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from embedkit.cli import main
+from embedkit.evaluation.compare.run import Run
+from embedkit.evaluation.compare.runners import Workshop
+
+run, settle = Workshop.run, Run._settle_one
+
+def wait(at):
+    if at == "{at}":
+        os.write(2, b"waiting\\n")
+        time.sleep(60)
+
+Workshop.run = lambda self, method, sample: (wait(method.kind), run(self, method, sample))[1]
+Run._settle_one = lambda self, task: (wait("settling"), settle(self, task))[1]
+sys.exit(main())
+"""
 
 
 @pytest.fixture(autouse=True)
 def no_map(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the map out, which takes longer than all the rest, where it is not what is tested."""
-    monkeypatch.setattr("embedkit.evaluation.compare.api._map", lambda *_: None)
+    monkeypatch.setattr("embedkit.evaluation.compare.api._map", lambda *_, **__: None)
 
 
 class TestCommand:
@@ -121,6 +143,56 @@ class TestCommand:
         )
         assert not read_comparison(Path("out/compare.json")).interrupted
 
+    def test_ctrl_c_leaves_what_is_finished_and_takes_nothing_away(
+        self, cli: Cli, data: Path, model: Path, processes: list[subprocess.Popen[bytes]]
+    ) -> None:
+        out = Path("out").absolute()
+        told = ["compare", data, "-m", model, "--methods", "majority,tfidf", "--shots", "2", "--seeds", "2"]
+        told += ["--threads", "1", "-o", out]
+
+        def cut(at: str) -> None:
+            process = test_cli.start(*told, code=_WAITS.format(at=at))
+            processes.append(process)
+            while (line := process.stderr.readline()) != b"waiting\n":
+                assert line, "it ended before it was cut"
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 130, said
+
+        cut("tfidf")
+        found = read_comparison(out / "compare.json")
+        assert found.interrupted
+        assert [cell.status for cell in found.cells] == ["done", "missing", "missing", "missing"]
+        before = {name: (out / name).read_bytes() for name in RESULTS if (out / name).exists()}
+        assert "report.html" in before
+        cut("settling")  # before it knows what is finished
+        assert {name: (out / name).read_bytes() for name in before} == before
+        cli(*told)
+        assert {cell.status for cell in read_comparison(out / "compare.json").cells} == {"done"}
+
+    @pytest.mark.parametrize("flags", [[], ["--no-texts"]])
+    def test_texts_are_in_the_report_alone_and_only_where_they_may(
+        self, cli: Cli, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+    ) -> None:
+        monkeypatch.setattr("embedkit.evaluation.compare.api._map", _map)
+        monkeypatch.setattr("embedkit.evaluation.map.find_spec", lambda name: None)  # UMAP takes long
+        table = [{**row, "text": f"{row['text']} {CANARY} {place}"} for place, row in enumerate(rows(30))]
+        data = write_csv(tmp_path / "one.csv", table)
+        told = cli("compare", data, "-m", model, "--methods", "majority,frozen", "--shots", "full", "--seeds", "1",
+                   "--no-serve", "--threads", "1", "-o", "out", *flags)  # fmt: skip
+        assert (CANARY in Path("out/report.html").read_text("utf-8")) == (not flags)
+        assert ("holds texts" in told.err) == (not flags)
+        assert not any(CANARY in Path("out", name).read_text("utf-8") for name in ("compare.json", "compare.md"))
+        assert str(tmp_path) not in read_comparison(Path("out/compare.json")).data["name"]
+
+    def test_a_single_file_is_described_as_it_was_parted(self, cli: Cli, tmp_path: Path, model: Path) -> None:
+        data = write_csv(tmp_path / "one.csv", rows(40))
+        cli("compare", data, "-m", model, "--methods", "majority", "--shots", "full", "--seeds", "1", "-o", "out")
+        found = read_comparison(Path("out/compare.json"))
+        sizes = {name: facts["rows"] for name, facts in found.data["splits"].items()}
+        assert sizes == {"train": 40 - found.judged_rows, "test": found.judged_rows}
+        assert found.data["leaks"] == {"test": 0}
+
     @pytest.mark.parametrize(
         ("error", "said", "code"),
         [
@@ -184,6 +256,8 @@ class TestCommand:
             say=lines.append,
         )
         assert {cell.status for cell in found.cells} == {"done"}
+        told = f"methods=['majority', 'tfidf'], shots='2', seeds=1, encoder={str(model)!r}"
+        assert found.made["command"] == f"embedkit.compare({str(data)!r}, {told})"
         assert any(line.startswith("tfidf, 2, seed 42: accuracy") for line in lines)
 
     def test_words_with_tags(self, cli: Cli, model: Path, tmp_path: Path) -> None:
@@ -196,3 +270,9 @@ class TestCommand:
         found = read_comparison(Path("out/compare.json"))
         assert (found.task, found.metric) == ("tokens", "f1")
         assert list(found.details[0].per_class) == ["ORG", "PER"]
+        page = assert_closed(Path("out/report.html").read_text(encoding="utf-8"))
+        heads = page.inside("th")
+        assert "sentences" in heads
+        assert "entities" in heads
+        assert not any("labels a class" in text for text in [*heads, *page.inside("p"), *page.inside("caption")])
+        assert "Of one seed, with 95 % intervals over rows alone" in Path("out/compare.md").read_text("utf-8")

@@ -228,6 +228,24 @@ class TestRun:
             "2 of 12 cells were finished before",
         ]
 
+    def test_runs_that_were_not_made_alike_are_said_to_be(
+        self, quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = replace(quick, shots=[2], seeds=[1], methods=parse_methods("majority"))
+        first = compared(told, tmp_path / "out")
+        monkeypatch.setattr("embedkit.evaluation.compare.run.processor", lambda: "another")
+        found = compared(replace(told, methods=parse_methods("majority,tfidf")), tmp_path / "out")
+        assert first.advice is not None
+        assert found.advice is not None
+        said = "Not all runs were made alike (machine differ), so compare their times with care."
+        assert said not in first.advice.text
+        assert said in found.advice.text
+
+    def test_the_advice_says_how_to_have_it(self, quick: Plan, tmp_path: Path) -> None:
+        found = compared(replace(quick, methods=parse_methods("tfidf")), tmp_path / "out")
+        assert found.advice is not None
+        assert found.advice.text[-1].startswith("To have it: make_pipeline(TfidfVectorizer(")
+
     def test_sizes_beyond_the_data_are_left_out(self, plan: Plan, tmp_path: Path) -> None:
         found = compared(replace(plan, shots=[2, 500], methods=parse_methods("majority")), tmp_path / "out")
         assert [(cell.size, cell.status) for cell in found.cells] == [("2", "done")] * 2 + [("500", "skipped")] * 2

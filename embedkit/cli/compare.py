@@ -52,6 +52,7 @@ def add(subparsers: options.Subparsers) -> None:
     )
     group.add_argument("--metric", choices=("accuracy", "macro-f1", "f1"), help="what methods are compared by")
     group.add_argument("--no-serve", action="store_true", help="do not export methods to time them as served")
+    group.add_argument("--no-texts", action="store_true", help="write no text into the report, row numbers alone")
     options.add_seed(group)
     options.add_encoder(parser)
     options.add_store(parser)
@@ -85,9 +86,10 @@ def run(args: argparse.Namespace) -> int:
         encoder=settings,
         task=args.task,
         openers=openers,
+        texts=not args.no_texts,
         overwrite=args.overwrite,
         say=lambda line: say(args, line),
-        made={"command": _command(args)},
+        command=shlex.join(["embedkit", *args.given]),
     )
     _report(args, found)
     if found.interrupted:
@@ -101,10 +103,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--seed {args.seed} with --seeds {args.seeds} goes beyond {2**32 - 1}")
 
 
-def _command(args: argparse.Namespace) -> str:
-    return shlex.join(["embedkit", *args.given])
-
-
 def _report(args: argparse.Namespace, found: Comparison) -> None:
     from embedkit.evaluation.compare.cells import RESULTS
     from embedkit.evaluation.compare.files import shown_text
@@ -116,3 +114,5 @@ def _report(args: argparse.Namespace, found: Comparison) -> None:
     for cell in found.failed:
         say(args, f"failed: {cell.method}, {cell.size}, seed {cell.seed}: {cell.why}")
     say(args, f"saved in {args.output}: {', '.join(name for name in RESULTS if Path(args.output, name).exists())}")
+    if found.details and not args.no_texts:
+        say(args, "note: the report holds texts of the data: give it to those who may read them (see --no-texts)")

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Extract features, lay them out, and draw them."""
     from embedkit.artifact import check_file
     from embedkit.errors import require
-    from embedkit.evaluation.map import MOST_POINTS, features_said, make_map, sampled
+    from embedkit.evaluation.map import MOST_POINTS, called, features_said, make_map, sampled
     from embedkit.evaluation.projection import ProjectionSettings, project
     from embedkit.runtime.texts import require_texts
 
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = make_map(
         splits,
         projection,
-        title=f"Map of {_called(dataset.name)}",
+        title=f"Map of {called(dataset.name)}",
         declared=dataset.declared,
         classifier=classifier,
         answered=answered,
@@ -87,11 +87,6 @@ def run(args: argparse.Namespace) -> int:
     _write(args, drawn, page, picture)
     _tell(args, projection, page, picture)
     return 0
-
-
-def _called(name: str) -> str:
-    """Return what data are called on a page that others may see: without the folders that they lie in."""
-    return name if name.startswith("hf:") else Path(name).absolute().name or name
 
 
 def _write(args: argparse.Namespace, drawn: TextMap, page: Path | None, picture: Path) -> None:

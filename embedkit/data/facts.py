@@ -55,6 +55,7 @@ def describe(
     tokenizer: TokenCounter | None = None,
     task: Task = "auto",
     labelling: Labelling | None = None,
+    parted: Mapping[str, Split] | None = None,
 ) -> dict[str, Any]:
     """Return facts about every split; reads one split at a time, and keeps train for comparison.
 
@@ -71,6 +72,8 @@ def describe(
         What tags stand for, as `embedkit.data.schemes.with_iob2` takes it.
     labelling : callable, optional
         With `tokenizer`, adds ``"labelling"`` for lists of words with tags.
+    parted : mapping of str to Split, optional
+        Splits to describe instead of those that the data come in, such as one file's train and test.
 
     Returns
     -------
@@ -106,10 +109,10 @@ def describe(
         "unseen_labels": {},
         "examples": [],
     }
-    tagged, scheme, said = _tagged(dataset, task)
+    tagged, scheme, said = _tagged(dataset, task, parted)
     reference: Split | None = None
-    for name in dataset.sources:
-        split = tagged[name][0] if name in tagged else dataset.split(name, columns=False)
+    for name in parted or dataset.sources:
+        split = tagged[name][0] if name in tagged else _split(dataset, name, parted)
         facts["splits"][name] = _split_facts(split, tokenizer)
         if name in tagged:
             facts["splits"][name]["entities"] = _entities(tagged[name][1], scheme)
@@ -130,11 +133,17 @@ def describe(
     return facts
 
 
-def _tagged(dataset: Dataset, task: Task) -> tuple[dict[str, tuple[Split, Split]], Scheme | None, list[str]]:
+def _split(dataset: Dataset, name: str, parted: Mapping[str, Split] | None) -> Split:
+    return parted[name] if parted else dataset.split(name, columns=False)
+
+
+def _tagged(
+    dataset: Dataset, task: Task, parted: Mapping[str, Split] | None
+) -> tuple[dict[str, tuple[Split, Split]], Scheme | None, list[str]]:
     """Read the splits of lists of words, each as it is and with IOB2 tags; with the scheme and its notes."""
     if dataset.kind != "tokens":
         return {}, None, []
-    splits = {name: dataset.split(name, columns=False) for name in dataset.sources}
+    splits = {name: _split(dataset, name, parted) for name in parted or dataset.sources}
     converted, scheme, notes = with_iob2(splits, task)
     labelled = any(split.labels is not None for split in splits.values())
     return {name: (split, converted[name]) for name, split in splits.items()}, scheme if labelled else None, notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -187,8 +188,19 @@ def sampled(splits: Sequence[Split], most: int, seed: int) -> tuple[list[Split],
     )
 
 
+def called(name: str) -> str:
+    """Return what data are called on a page that others may see: without the folders that they lie in."""
+    return name if name.startswith("hf:") else Path(name).absolute().name or name
+
+
 def map_of(
-    split: Split, extractor: FeatureExtractor, *, title: str, declared: Sequence[str] | None, seed: int
+    split: Split,
+    extractor: FeatureExtractor,
+    *,
+    title: str,
+    declared: Sequence[str] | None,
+    seed: int,
+    texts: bool = True,
 ) -> TextMap:
     """Return the map of a split as a report shows it: UMAP where it is installed, else principal components.
 
@@ -202,6 +214,8 @@ def map_of(
     declared : sequence of str, optional
         Labels in the order that the data declare.
     seed : int
+    texts : bool, default True
+        As for `make_map`.
 
     Raises
     ------
@@ -213,7 +227,7 @@ def map_of(
     features = extractor.transform(parts[0].inputs, rows=parts[0].rows)  # type: ignore[arg-type]
     projection = project(features.vectors, ProjectionSettings(method, seed=seed))
     about = [features_said(extractor), *filter(None, [left_out])]
-    return make_map(parts, projection, title=title, declared=declared, about=about)
+    return make_map(parts, projection, title=title, declared=declared, texts=texts, about=about)
 
 
 def features_said(extractor: FeatureExtractor) -> str:

@@ -28,6 +28,8 @@ class Standing:
         Part of the difference's variance that more judged rows make smaller, 0 to 1.
     serve, train : float or None
         What it costs, in any unit; None where that is not known.
+    alike : bool
+        As of `embedkit.metrics.repeated.Paired`: no row has told the two apart.
     """
 
     method: str
@@ -38,6 +40,7 @@ class Standing:
     row_share: float = 1.0
     serve: float | None = None
     train: float | None = None
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def _known(cost: float | None) -> float:
 def rows_needed(standing: Standing, *, rows: int, margin: float = MARGIN) -> int | None:
     """Return how many more judged rows would decide about a method, if the difference stays as it is.
 
-    The part of the interval's square that comes of rows falls with their number, that of the runs does not.
+    The part of the interval's square that comes of rows falls with their number, that of the runs does not. Of
+    methods that no row has told apart the share of rows that may still differ is as of `clopper_pearson`.
 
     Returns
     -------
@@ -137,6 +141,8 @@ def rows_needed(standing: Standing, *, rows: int, margin: float = MARGIN) -> int
     if standing.low > -margin or standing.high <= -margin:
         return 0
     above = standing.difference > -margin
+    if standing.alike:
+        return _unlike(abs(standing.difference + margin), rows)
     half = standing.difference - standing.low if above else standing.high - standing.difference
     wanted = (abs(standing.difference + margin) / half) ** 2 - (1 - standing.row_share)
     if wanted <= 0 or standing.row_share <= 0:
@@ -144,6 +150,13 @@ def rows_needed(standing: Standing, *, rows: int, margin: float = MARGIN) -> int
     bound = rows * standing.row_share / wanted
     # One more than the bound, where the end of the interval would lie on the margin itself.
     return max(1, math.floor(bound) + 1 - rows) if math.isfinite(bound) else None
+
+
+def _unlike(apart: float, rows: int) -> int | None:
+    """Return how many more rows that do not differ either would leave less than a share of them unseen."""
+    if not 0 < apart < 1:
+        return None
+    return max(1, math.floor(math.log(0.025) / math.log1p(-apart)) + 1 - rows)
 
 
 def crossing(

@@ -78,6 +78,8 @@ class Paired:
         That both have.
     row_share : float
         Part of the difference's variance that comes of the choice of rows, 0 to 1; the rest is of the runs.
+    alike : bool
+        Whether no row and no run tells the two apart otherwise than any other, so that no resample differs.
     """
 
     difference: float
@@ -86,6 +88,7 @@ class Paired:
     p_value: float
     runs: int
     row_share: float
+    alike: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +182,9 @@ class Repeated(Generic[K]):
     def paired(self, first: K, second: K) -> Paired:
         """Compare two methods by the runs that both have.
 
+        Where no resample differs, such as for methods that are right on the same rows, the interval is as wide as
+        the share of rows that may differ although none of so many did (Clopper and Pearson, 1934).
+
         Raises
         ------
         DataError
@@ -190,18 +196,21 @@ class Repeated(Generic[K]):
         apart = np.array([self.observed[first][n] - self.observed[second][n] for n in numbers])
         drawn = {n: self.drawn[first][n] - self.drawn[second][n] for n in numbers}
         both = self._mean_of(drawn, numbers)
-        low, high = percentiles(both)
+        alike = bool(np.allclose(both, both[0], rtol=0, atol=1e-12))
+        unseen = clopper_pearson(0, self.rows)[1]
+        low, high = (max(-1.0, both[0] - unseen), min(1.0, both[0] + unseen)) if alike else percentiles(both)
         beyond = 1 + min(int((both <= 0).sum()), int((both >= 0).sum()))
         of_rows = float(np.var(np.mean([drawn[n] for n in numbers], axis=0)))
         of_runs = float(np.var(apart, ddof=1)) / len(numbers) if len(numbers) > 1 else 0.0
         total = of_rows + of_runs
         return Paired(
             float(apart.mean()),
-            low,
-            high,
+            float(low),
+            float(high),
             min(1.0, 2 * beyond / (len(both) + 1)),
             len(numbers),
             of_rows / total if total > 0 else 1.0,
+            alike,
         )
 
     def _mean_of(self, drawn: Mapping[int, Floats], numbers: tuple[int, ...]) -> Floats:

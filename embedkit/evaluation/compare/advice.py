@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from embedkit.data.text import counted
 from embedkit.evaluation.compare.result import Advice, Cell, Crossing, Point, Served, Size, SizeAdvice
-from embedkit.metrics.choice import SAME_COST, Choice, Cost, Standing, best_of, choose, crossing
+from embedkit.metrics.choice import SAME_COST, Choice, Cost, Standing, best_of, cheapest, choose, crossing
 from embedkit.metrics.repeated import Repeated
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1", "f1": "entity F1"}
@@ -55,8 +56,9 @@ def advise(
     for size in sizes:
         here = {point.method: point for point in points if point.size == size.name}
         if here:
-            standings = _standings(here, repeated, latency)
-            compared = {standing.method: here[standing.method] for standing in standings}
+            standings = _standings(here, repeated, latency, cost)
+            names = {standing.method for standing in standings}
+            compared = {method: point for method, point in here.items() if method in names}
             found.append((size, choose(standings, rows=rows, margin=margin, cost=cost), compared))
     unit = _unit(tokens)
     by_size = [
@@ -64,7 +66,7 @@ def advise(
             size.name,
             choice.pick,
             choice.best,
-            list(choice.good),
+            [method for method in here if method in choice.good],
             choice.undecided,
             _size_text(size, choice, here, metric, margin, cost, unit),
         )
@@ -75,6 +77,7 @@ def advise(
         by_size[-1].text,
         *_ranges(found, crossings, unit),
         *_doubts(found[-1], rows),
+        *_fewer(found[-1]),
         *_lacking(found[-1], cells),
         *(_unpriced(found[-1], latency) if cost == "serve" else []),
     ]
@@ -82,21 +85,52 @@ def advise(
 
 
 def _standings(
-    here: Mapping[str, Point], repeated: Repeated[tuple[str, str]], latency: Mapping[str, float | None]
+    here: Mapping[str, Point],
+    repeated: Repeated[tuple[str, str]],
+    latency: Mapping[str, float | None],
+    cost: Cost,
 ) -> list[Standing]:
-    best = best_of({method: point.score for method, point in here.items()})
-    standings = []
-    for method, point in here.items():
-        serve, train = latency.get(method), point.train_seconds
+    scores = _comparable(here, repeated)
+    highest = scores[best_of(scores)]
+    tied = [
+        Standing(method, highest, 0.0, 0.0, 0.0, serve=latency.get(method), train=here[method].train_seconds)
+        for method, score in scores.items()
+        if math.isclose(score, highest, rel_tol=0, abs_tol=1e-12)
+    ]
+    standings = [cheapest(tied, cost)]  # of methods that score the same nobody needs the dearer one
+    best = standings[0].method
+    for method, score in scores.items():
         if method == best:
-            standings.append(Standing(method, point.score, 0.0, 0.0, 0.0, serve=serve, train=train))
             continue
-        if not set(repeated.observed[method, point.size]) & set(repeated.observed[best, point.size]):
+        if not _shared(method, best, here, repeated):
             continue  # of other seeds alone, so that nothing can be said beside the best
-        pair = repeated.paired((method, point.size), (best, point.size))
+        pair = repeated.paired((method, here[method].size), (best, here[best].size))
         told = (pair.difference, pair.low, pair.high, pair.row_share)
-        standings.append(Standing(method, point.score, *told, serve=serve, train=train))
+        costs = (latency.get(method), here[method].train_seconds)
+        standings.append(Standing(method, min(score, highest), *told, *costs, pair.alike))
     return standings
+
+
+def _comparable(here: Mapping[str, Point], repeated: Repeated[tuple[str, str]]) -> dict[str, float]:
+    """Return scores as on the same seeds: those of the method that ran on most, and what others differ from it.
+
+    A method that was cut after an easy sample would else look better than one that ran on the hard ones too.
+    """
+    first = max(here.values(), key=lambda point: (point.seeds, point.score))
+    scores = {}
+    for method, point in here.items():
+        if method == first.method:
+            scores[method] = point.score
+        elif _shared(method, first.method, here, repeated):
+            pair = repeated.paired((method, point.size), (first.method, first.size))
+            scores[method] = first.score + pair.difference
+    return scores
+
+
+def _shared(method: str, other: str, here: Mapping[str, Point], repeated: Repeated[tuple[str, str]]) -> set[int]:
+    """Return the seeds that two methods have in common."""
+    seeds = (set(repeated.observed[name, here[name].size]) for name in (method, other))
+    return set.intersection(*seeds)
 
 
 def _rule(metric: str, margin: float, cost: Cost) -> str:
@@ -118,6 +152,8 @@ def _size_text(
 ) -> str:
     pick = here[choice.pick]
     begin = f"With all {size.rows:,} rows" if size.shots is None else f"With {unit(size.per_class)}"
+    if size.shots is not None and rounded(size.shots) > rounded(size.per_class):
+        begin += f" in the mean (at most {size.shots:,})"
     figures = f"{METRICS[metric]} {pick.score:.3f} [{pick.low:.3f}, {pick.high:.3f}]"
     if choice.pick == "majority" and len(here) > 1:
         return (
@@ -196,6 +232,16 @@ def _ranges(
                 f"Up to {unit(change.low)} take {change.before}, from {unit(change.high)} on {change.after}."
             )
     return said
+
+
+def _fewer(last: tuple[Size, Choice, dict[str, Point]]) -> list[str]:
+    """Name the methods whose figures are of fewer seeds than others'."""
+    _, _, here = last
+    most = max(point.seeds for point in here.values())
+    fewer = [f"{point.method} ({point.seeds})" for point in here.values() if point.seeds < most]
+    if not fewer:
+        return []
+    return [f"Run with fewer than {most} seeds, and compared on these: {', '.join(fewer)}."]
 
 
 def _lacking(last: tuple[Size, Choice, dict[str, Point]], cells: Sequence[Cell]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from embedkit.evaluation.compare.result import Comparison
 from embedkit.evaluation.compare.run import Plan, error_said, run_comparison
 from embedkit.evaluation.compare.samples import parse_shots, usual_shots
 from embedkit.evaluation.frozen import check_training
-from embedkit.evaluation.map import TextMap, map_of
+from embedkit.evaluation.map import TextMap, called, map_of
 from embedkit.metrics.choice import MARGIN, Cost
 from embedkit.store import open_store
 
@@ -45,10 +46,9 @@ def compare(
     columns: Columns | None = None,
     task: Task = "auto",
     store: str | Path | bool | None = None,
-    openers: tuple[Callable[..., FeatureExtractor], Callable[..., WordExtractor]] | None = None,
+    texts: bool = True,
     overwrite: bool = False,
     say: Callable[[str], None] | None = None,
-    made: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Compare methods on the same rows: how good each is, how sure that is, what it costs, at how many labels.
 
@@ -88,14 +88,12 @@ def compare(
         As for `embedkit.data.open_dataset`.
     store : str, Path, bool or None
         Where features are kept, as for `embedkit.TextEncoder`.
-    openers : tuple of callable, optional
-        Open encoders of texts and of words, instead of `store`.
+    texts : bool, default True
+        Whether the report shows texts: of the most confident errors, and on the map.
     overwrite : bool, default False
         Begin anew where a comparison is there.
     say : callable, optional
         Given a line on each cell as it is finished.
-    made : mapping, optional
-        More of how it was made, for ``compare.json``.
 
     Returns
     -------
@@ -123,14 +121,26 @@ def compare(
         served=served,
         encoder=encoder if isinstance(encoder, EncoderSettings) else EncoderSettings(encoder),
         task=task,
-        openers=openers or _openers(store),
+        openers=_openers(store),
+        texts=texts,
         overwrite=overwrite,
         say=told,
-        made=made or {"command": "embedkit.compare(...)"},
+        command=_call(data, locals()),
     )
     if found.interrupted:
         raise KeyboardInterrupt
     return found
+
+
+def _call(data: str | Path | Dataset, given: Mapping[str, Any]) -> str:
+    """Return the call that makes a comparison again, from the arguments that are not as usual."""
+    usual = {
+        name: parameter.default
+        for name, parameter in signature(compare).parameters.items()
+        if name not in ("data", "output", "store", "overwrite", "say")
+    }
+    told = [f"{name}={given[name]!r}" for name, value in usual.items() if given[name] != value]
+    return f"embedkit.compare({', '.join([repr(data.name if isinstance(data, Dataset) else str(data)), *told])})"
 
 
 def _openers(
@@ -159,12 +169,13 @@ def compare_dataset(
     encoder: EncoderSettings,
     task: Task,
     openers: tuple[Callable[..., FeatureExtractor], Callable[..., WordExtractor]],
+    texts: bool,
     overwrite: bool,
     say: Callable[[str], None],
-    made: Mapping[str, Any],
+    command: str,
 ) -> Comparison:
     """Do what `compare` does, and return also what an interrupt has left unfinished."""
-    splits, notes = _splits(dataset, seed, task)
+    read, splits, notes = _splits(dataset, seed, task)
     for note in dict.fromkeys(notes):
         say(f"note: {note}")
     named = methods if isinstance(methods, str | None) else ",".join(methods)
@@ -183,25 +194,25 @@ def compare_dataset(
         cost=cost,
         served=served,
     )
-    facts = _facts(dataset, seed, task, notes)
+    facts = _facts(dataset, read, task, notes)
     with ExitStack() as stack:
         folder = Path(output) if output is not None else Path(stack.enter_context(_temporary()))
         found = run_comparison(
             plan,
             folder,
             facts,
-            scrub(dict(made)),
+            scrub({"command": command}),
             opener=openers[0],
             word_opener=openers[1],
             overwrite=overwrite,
             say=say,
         )
         if output is not None:
-            texts = _texts(plan, found)
-            write_files(folder, found, texts=texts)  # the map may take long, fail, or be cut
-            drawn = None if found.interrupted else _map(plan, found, openers[0], dataset, say)
+            shown = _texts(plan, found) if texts else {}
+            write_files(folder, found, texts=shown)  # the map may take long, fail, or be cut
+            drawn = None if found.interrupted else _map(plan, found, openers[0], dataset, say, texts=texts)
             if drawn is not None:
-                write_page(folder, found, texts=texts, drawn=drawn)
+                write_page(folder, found, texts=shown, drawn=drawn)
     return found
 
 
@@ -218,16 +229,18 @@ def _map(
     opener: Callable[..., FeatureExtractor],
     dataset: Dataset,
     say: Callable[[str], None],
+    *,
+    texts: bool,
 ) -> TextMap | None:
     """Return the map of the judged rows by the first frozen encoder that has read them, if there is one."""
     judged, done = plan.judged, {point.method for point in found.points}
     frozen = [method for method in plan.methods if method.kind == "frozen" and method.name in done]
     if judged.kind == "tokens" or not frozen:
         return None
-    title = f"The {judged.name} rows of {dataset.name}"
+    title = f"The {judged.name} rows of {called(dataset.name)}"
     try:
         extractor = opener(encoder_of(frozen[0], plan.usual))
-        return map_of(judged, extractor, title=title, declared=plan.declared, seed=plan.seeds[0])
+        return map_of(judged, extractor, title=title, declared=plan.declared, seed=plan.seeds[0], texts=texts)
     except Exception as error:  # such as too few different texts; all else is written
         say(f"note: the report has no map: {error_said(error)}")
         return None
@@ -237,17 +250,18 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="embedkit-")
 
 
-def _splits(dataset: Dataset, seed: int, task: Task) -> tuple[Mapping[str, Split], list[str]]:
-    """Read the splits, tags in IOB2; return what is worth saying of them."""
+def _splits(dataset: Dataset, seed: int, task: Task) -> tuple[Mapping[str, Split], Mapping[str, Split], list[str]]:
+    """Read the splits, as they are and with tags in IOB2; return also what is worth saying of them."""
     read: Mapping[str, Split] = dataset.splits(seed=seed, columns=False)
-    repairs: list[str] = []
+    converted, repairs = read, list[str]()
     if dataset.kind == "tokens":
-        read, _, repairs = with_iob2(read, task)
-    return read, [*dataset.notes, *repairs, *check_training(read)]
+        converted, _, repairs = with_iob2(read, task)
+    return read, converted, [*dataset.notes, *repairs, *check_training(converted)]
 
 
-def _facts(dataset: Dataset, seed: int, task: Task, notes: Sequence[str]) -> dict[str, Any]:
-    """Return facts about the data, without any of their texts."""
-    facts = describe(dataset, examples=0, seed=seed, task=task)
+def _facts(dataset: Dataset, read: Mapping[str, Split], task: Task, notes: Sequence[str]) -> dict[str, Any]:
+    """Return facts about the data as they are parted, without any of their texts, in what they are called."""
+    facts = describe(dataset, examples=0, task=task, parted=read)
+    facts["name"] = called(dataset.name)
     facts.pop("examples", None)
     return {**facts, "notes": list(dict.fromkeys([*notes, *facts["notes"]]))}

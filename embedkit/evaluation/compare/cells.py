@@ -46,6 +46,8 @@ class Kept:
         Of methods without an artifact.
     seconds : float
         Wall time of the cell, judging included.
+    made : dict
+        What its times depend on: machine, threads, versions.
     """
 
     cell: Cell
@@ -53,6 +55,7 @@ class Kept:
     answers: dict[str, Any]
     served: list[Served] = field(default_factory=list)
     seconds: float = 0.0
+    made: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -129,7 +132,8 @@ class Shelf:
             cell, detail = Cell(**given["cell"]), dict(given["detail"])
             errors = [WrongRow(**entry) for entry in detail.pop("errors")]
             served = [Served(**entry) for entry in given["served"]]
-            return Kept(cell, Detail(**detail, errors=errors), given["answers"], served, given["seconds"])
+            told = (given["answers"], served, given["seconds"], given.get("made", {}))
+            return Kept(cell, Detail(**detail, errors=errors), *told)
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -143,6 +147,7 @@ class Shelf:
                 "answers": kept.answers,
                 "served": [asdict(entry) for entry in kept.served],
                 "seconds": kept.seconds,
+                "made": kept.made,
             },
         )
 

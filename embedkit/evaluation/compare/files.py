@@ -15,7 +15,7 @@ from embedkit.data.text import aligned, printable
 from embedkit.evaluation.compare.advice import METRICS
 from embedkit.evaluation.compare.budget import time_said
 from embedkit.evaluation.compare.figures import costs_figure, scores_figure
-from embedkit.evaluation.compare.page import report_page
+from embedkit.evaluation.compare.page import figure_text, means_of, other_metric, report_page, served_on
 from embedkit.evaluation.compare.result import Cell, Comparison, Difference, Point, Served
 from embedkit.evaluation.map import TextMap
 from embedkit.evaluation.plots import save_png
@@ -104,7 +104,7 @@ def _inert(text: str) -> str:
 
 def report_text(found: Comparison) -> str:
     """Return the comparison for people, as Markdown."""
-    sections = (_advice, _scores, _costs, _served, _differences, _missing, _made)
+    sections = (_advice, _scores, _other_scores, _costs, _served, _differences, _missing, _notes, _made)
     return "\n\n".join(["# Comparison", *(part for section in sections for part in section(found))]) + "\n"
 
 
@@ -117,10 +117,7 @@ def _advice(found: Comparison) -> list[str]:
 
 def _scores(found: Comparison) -> list[str]:
     unit = "sentences" if found.task == "tokens" else "rows a class"
-    title = (
-        f"## {METRICS[found.metric]} on {found.judged_rows:,} {found.judged} rows, by {unit}\n\nMeans over "
-        f"{len(found.seeds)} seeds, with 95 % intervals over rows and seeds."
-    )
+    head = f"## {METRICS[found.metric]} on {found.judged_rows:,} {found.judged} rows, by {unit}"
     points = {(point.method, point.size): point for point in found.points}
     rows = [
         [
@@ -129,6 +126,19 @@ def _scores(found: Comparison) -> list[str]:
         ]
         for method in found.methods
     ]
+    return [head, means_of(found), markdown_table([["method", *(size.name for size in found.sizes)], *rows])]
+
+
+def _other_scores(found: Comparison) -> list[str]:
+    if not found.points:
+        return []
+    name, field = other_metric(found)
+    means = {(point.method, point.size): f"{getattr(point, field):.3f}" for point in found.points}
+    rows = [
+        [method.name, *(means.get((method.name, size.name), "") for size in found.sizes)]
+        for method in found.methods
+    ]
+    title = f"## {METRICS[name]}\n\nMeans; the interval of each run stands in compare.csv."
     return [title, markdown_table([["method", *(size.name for size in found.sizes)], *rows])]
 
 
@@ -159,7 +169,7 @@ def _cost(point: Point | None) -> str:
     if point is None:
         return ""
     memory = "" if point.peak_mb is None else f", {point.peak_mb:,.0f} MB"
-    return f"{point.train_seconds:.3g} s{memory}"
+    return f"{figure_text(point.train_seconds, 'time')} s{memory}"
 
 
 def _served(found: Comparison) -> list[str]:
@@ -167,15 +177,15 @@ def _served(found: Comparison) -> list[str]:
         return []
     head = ["method", "learnt from", "as", "ms for one text", "texts a second", "MB", "change by int8"]
     rows = [[entry.method, entry.size, entry.how, *_serving(entry)] for entry in found.served]
-    return ["## Served", markdown_table([head, *rows])]
+    return [f"## Served\n\n{served_on(found)}", markdown_table([head, *rows])]
 
 
 def _serving(entry: Served) -> list[str]:
     if entry.latency_ms is None:
         return [entry.why or "not measured", "", "", _change(entry)]
     speed = "" if entry.per_second is None else f"{entry.per_second:,.0f}"
-    size = "" if entry.megabytes is None else f"{entry.megabytes:.3g}"
-    return [f"{entry.latency_ms:.2g}", speed, size, _change(entry)]
+    size = "" if entry.megabytes is None else figure_text(entry.megabytes, "time")
+    return [figure_text(entry.latency_ms, "time"), speed, size, _change(entry)]
 
 
 def _change(entry: Served) -> str:
@@ -213,12 +223,25 @@ def _missing(found: Comparison) -> list[str]:
     return ["## Without figures", markdown_table([["method", "size", "seeds", "state", "why"], *rows])]
 
 
+def _notes(found: Comparison) -> list[str]:
+    """Say what was noted of the data, and of runs."""
+    where: dict[str, dict[str, None]] = {}
+    for cell in found.cells:
+        for note in cell.notes:
+            where.setdefault(note, {})[f"{cell.method} at {cell.size}"] = None
+    said = [_marked(str(note)) for note in found.data.get("notes", [])]
+    said += [f"{_marked(', '.join(cells))}: {_marked(note)}" for note, cells in where.items()]
+    leaks = [f"{count:,} rows of {_marked(name)} also stand in train" for name, count in
+             _mapping(found.data, "leaks").items() if count]  # fmt: skip
+    return ["## Notes", "\n".join(f"- {line}" for line in [*said, *leaks])] if said or leaks else []
+
+
 def _made(found: Comparison) -> list[str]:
     made = found.made
     lines = [
         f"- command: `{printable(str(made.get('command', '')), None).replace('`', ' ')}`",
         f"- seeds: {', '.join(map(str, found.seeds))}; model: {_marked(str(made.get('model', '')))}",
-        f"- machine: {_marked(str(made.get('machine', '')))}",
+        f"- machine: {_marked(str(made.get('machine', '')))}, threads: {made.get('threads') or 'one a core'}",
         "- versions: " + ", ".join(f"{name} {version}" for name, version in _mapping(made, "versions").items()),
         "- digests: " + ", ".join(f"{name} {_digest(value)}" for name, value in _mapping(made, "digests").items()),
     ]
@@ -267,7 +290,7 @@ def shown_text(found: Comparison) -> str:
         ms = latency.get(method.name)
         costs = [
             "-" if last is None else time_said(last.train_seconds) if last.train_seconds >= 1 else "<1 s",
-            "-" if ms is None else f"{ms:.2g} ms",
+            "-" if ms is None else f"{figure_text(ms, 'time')} ms",
         ]
         rows.append([printable(method.name, 60), *cells, *costs])
     unit = "sentences" if found.task == "tokens" else "labels a class"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -148,6 +149,57 @@ def _check(method: Method) -> None:
 def _head(method: Method) -> str:
     """Return the name of a method's head; refuse one that there is not before its parameters are asked for."""
     return HeadSpec(method.options.get("clf", "logreg")).clf
+
+
+_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "frozen": ("fit-head",),
+    "fewshot": ("fewshot",),
+    "setfit": ("fewshot", "--tuner", "setfit"),
+    "finetune": ("finetune",),
+}
+
+
+def recipe_of(method: Method, model: str | Path, *, rows: int, shots: int, blocks: int) -> str:
+    """Return how a method's model is made outside a comparison; empty for the most frequent label.
+
+    Parameters
+    ----------
+    method : Method
+    model : str or Path
+        The usual one.
+    rows, shots : int
+        What it learnt from, in all and of the largest class.
+    blocks : int
+        Of the model that is fine-tuned.
+    """
+    if method.kind == "tfidf":
+        told = words_of(method)
+        counted = f"ngram_range={told.ngrams}, analyzer={told.analyzer!r}, sublinear_tf=True"
+        return f"make_pipeline(TfidfVectorizer({counted}), LogisticRegression(C={told.c:g})) of scikit-learn"
+    if method.kind not in _COMMANDS:
+        return ""
+    begin = ["embedkit", *_COMMANDS[method.kind], "DATA", "-m", str(model_of(method, model))]
+    told_of = {"fewshot": ["--shots", str(shots)], "setfit": ["--shots", str(shots)], "frozen": []}
+    if method.kind == "finetune":
+        tuned = tuning_of(method, rows, seed=0, blocks=blocks)
+        begin += ["--eval-strategy", "no", "--epochs", f"{tuned.epochs:g}", "--freeze", str(tuned.freeze)]
+    return shlex.join([*begin, *told_of.get(method.kind, []), *_flags(method), "-o", "DIR"])
+
+
+def _flags(method: Method) -> list[str]:
+    """Return the options of a method as those of its command."""
+    said = {*_OF_SIZES, "model", *(("epochs", "freeze") if method.kind == "finetune" else ())}
+    flags: list[str] = []
+    for name, value in method.options.items():
+        if name in said:
+            continue
+        if name == "normalize":
+            flags.append("--normalize" if _truth(method, name) else "--no-normalize")
+        elif name in _OPTIONS[method.kind]:
+            flags += ["--pair-iterations" if name == "iterations" else f"--{name}", value]
+        else:
+            flags += ["--clf-param", f"{name}={value}"]
+    return flags
 
 
 # ------------------------------------------------------------------------------- what the options say to each

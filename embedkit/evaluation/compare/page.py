@@ -39,6 +39,28 @@ def figure_text(value: float, form: str) -> str:
     )
 
 
+def means_of(found: Comparison) -> str:
+    """Say what scores are means of, and what their intervals hold."""
+    if len(found.seeds) == 1:
+        return "Of one seed, with 95 % intervals over rows alone: how samples differ is not in them."
+    return f"Means over {len(found.seeds)} seeds, with 95 % intervals over rows and seeds."
+
+
+def other_metric(found: Comparison) -> tuple[str, str]:
+    """Return the other metric that every run has: its name, and the field of `Point` with its means."""
+    return ("accuracy", "accuracy") if found.metric != "accuracy" else ("macro_f1", "f1")
+
+
+def served_on(found: Comparison) -> str:
+    """Say what methods were timed on."""
+    said = "As they would be served, measured once a method at its largest size"
+    lengths = sorted({entry.characters for entry in found.served if entry.characters is not None})
+    if not lengths:
+        return f"{said}."
+    many = " or ".join(f"{length:,}" for length in lengths)
+    return f"{said}; one text is the judged one of median length, {many} characters."
+
+
 def report_page(
     comparison: Comparison,
     *,
@@ -78,6 +100,7 @@ class _Report:
         self._label = {method.name: method.label for method in self._given.methods}
         self._metric = METRICS.get(comparison.metric, comparison.metric)
         self._points = {(point.method, point.size): at for at, point in enumerate(self._given.points)}
+        self._unit = "sentences" if comparison.task == "tokens" else "labels a class"
 
     def page(self) -> str:
         given = self._given
@@ -135,7 +158,7 @@ class _Report:
             good = ", ".join(self._label.get(name, name) for name in size.good)
             rows.append([quoted(size.size), self._said(size.pick), self._said(size.best), quoted(good),
                          quoted("; ".join(doubts) or "none")])  # fmt: skip
-        heads = ["labels a class", "take", "highest score", "good enough", "cheaper, but the data cannot tell"]
+        heads = [self._unit, "take", "highest score", "good enough", "cheaper, but the data cannot tell"]
         yield table(heads, rows, left=frozenset(range(5)))
         yield tag("p", ["The rule: ", advice.rule], {"class": "note"})
 
@@ -152,7 +175,8 @@ class _Report:
             [self._said(method.name), *(self._score(method.name, size.name) for size in self._given.sizes)]
             for method in self._given.methods
         ]
-        caption = "Means over the seeds, with 95 % intervals over rows and seeds."
+        other = METRICS[other_metric(self._given)[0]]
+        caption = f"{means_of(self._given)} Then means of {other}; intervals of each run stand below."
         yield table(heads, rows, caption=caption, kind="scores")
         yield tag("details", [tag("summary", "Every run"), self._runs()])
 
@@ -163,8 +187,10 @@ class _Report:
             return tag("td", self._why(method, size), {"class": "words why"})
         seeds = self._given.points[at].seeds
         fewer = "" if seeds == len(self._given.seeds) else f" ({counted(seeds, 'seed')})"
+        name, field = other_metric(self._given)
         return tag("td", [self._figure("score", "points", at, "score"), " ",
-                          self._interval("score", ["points", at]), fewer])  # fmt: skip
+                          self._interval("score", ["points", at]), f"; {METRICS[name]} ",
+                          self._figure("score", "points", at, field), fewer])  # fmt: skip
 
     def _why(self, method: str, size: str) -> str:
         cells = [cell for cell in self._given.cells if (cell.method, cell.size) == (method, size)]
@@ -178,6 +204,9 @@ class _Report:
             said: list[Content] = []
             for name in scores:
                 said += [METRICS[name], " ", self._figure("score", "cells", at, "scores", name), " "]
+                if f"{name}_ci95" in cell.scores:
+                    ends = (self._figure("score", "cells", at, "scores", f"{name}_ci95", end) for end in (0, 1))
+                    said += ["[", next(ends), ", ", next(ends), "] "]
             rows.append([
                 self._said(cell.method), quoted(cell.size), str(cell.seed),
                 self._figure("count", "cells", at, "rows"),
@@ -185,7 +214,7 @@ class _Report:
                 self._figure("time", "cells", at, "train_seconds"), self._figure("time", "cells", at, "peak_mb"),
                 self._figure("count", "cells", at, "computed"), quoted("; ".join(cell.notes)),
             ])  # fmt: skip
-        heads = ["method", "labels a class", "seed", "rows learnt from", "scores, or why there are none",
+        heads = ["method", self._unit, "seed", "rows learnt from", "scores, or why there are none",
                  "seconds to train", "peak memory, MB", "texts encoded", "notes"]  # fmt: skip
         return table(heads, rows, left=frozenset({0, 1, 4, 8}))
 
@@ -194,7 +223,7 @@ class _Report:
         if not self._points:
             yield tag("p", "No run is done, so there is nothing to draw.")
             return
-        yield _chart("curves", f"{self._metric} over labels a class, with 95 % intervals, a line for each method")
+        yield _chart("curves", f"{self._metric} over {self._unit}, with 95 % intervals, a line for each method")
         said = "The same figures as in the table above; upright lines are 95 % intervals."
         yield tag("p", said, {"class": "note"})
 
@@ -217,10 +246,9 @@ class _Report:
              quoted(entry.why)]
             for at, entry in enumerate(self._given.served)
         ]  # fmt: skip
-        heads = ["method", "labels a class", "as", "ms for one text", "texts a second", "MB on disk", self._metric,
+        heads = ["method", self._unit, "as", "ms for one text", "texts a second", "MB on disk", self._metric,
                  "change by int8", "why not"]  # fmt: skip
-        caption = "As they would be served, measured once a method at its largest size."
-        yield table(heads, rows, caption=caption, left=frozenset({0, 1, 2, 8}))
+        yield table(heads, rows, caption=served_on(self._given), left=frozenset({0, 1, 2, 8}))
 
     def _differences(self) -> Iterator[Html]:
         yield tag("h2", "Differences between methods")
@@ -234,7 +262,7 @@ class _Report:
              self._figure("p", "differences", at, "p_holm"), self._figure("count", "differences", at, "seeds")]
             for at, pair in enumerate(self._given.differences)
         ]  # fmt: skip
-        heads = ["labels a class", "first", "second", f"{self._metric}: first minus second", "95 % interval", "p",
+        heads = [self._unit, "first", "second", f"{self._metric}: first minus second", "95 % interval", "p",
                  "p, Holm", "seeds"]  # fmt: skip
         caption = (
             "Paired bootstrap over rows and seeds; p by Holm (1979) is corrected for all pairs of its size, the "
@@ -251,7 +279,7 @@ class _Report:
         rows = [
             [self._said(cell.method), quoted(cell.size), str(cell.seed), quoted(_reason(cell))] for cell in gaps
         ]
-        yield table(["method", "labels a class", "seed", "why"], rows, left=frozenset({0, 1, 3}))
+        yield table(["method", self._unit, "seed", "why"], rows, left=frozenset({0, 1, 3}))
 
     def _classes(self) -> Iterator[Html]:
         yield tag("h2", "Label by label")
@@ -273,7 +301,9 @@ class _Report:
                 for name in names
             ]
             rows.append([quoted(label), *cells])
-        return table(["label", "precision", "recall", "F1", "rows", "predicted"], rows)
+        spans = self._given.task == "tokens" and self._given.metric == "f1"
+        what = "entities" if spans else "words" if self._given.task == "tokens" else "rows"
+        return table(["label", "precision", "recall", "F1", what, "predicted"], rows)
 
     def _confusion(self, at: int, detail: Detail) -> Iterator[Html]:
         if not detail.confusion:
@@ -410,8 +440,7 @@ class _Report:
             for entry in given.served
             if entry.latency_ms is not None and entry.score is not None
         ]  # fmt: skip
-        what = "sentences" if given.task == "tokens" else "labels a class"
-        return {"metric": self._metric, "labels": what, "lines": lines, "served": served}
+        return {"metric": self._metric, "labels": self._unit, "lines": lines, "served": served}
 
 
 def _reason(cell: Cell) -> str:

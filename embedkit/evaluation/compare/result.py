@@ -30,7 +30,8 @@ class Size:
     rows : int
         Rows of the first seed's sample.
     per_class : float
-        Rows a class in the mean, over which curves are drawn; of words sentences in all.
+        Rows a class in the mean, over which curves are drawn; fewer than `shots` where a class has fewer. Of words
+        sentences in all.
     """
 
     name: str
@@ -171,11 +172,11 @@ class Served:
     how : str
         ``"onnx float32"``, ``"onnx int8"``, ``"scikit-learn"`` or ``"constant"``.
     latency_ms : float or None
-        Median wall time from one text to its answer.
+        Median wall time from one text to its answer: the judged one of median length, for all methods the same.
     per_second : float or None
         Texts answered a second, given many at once.
     megabytes : float or None
-        On disk, of the folder or of its graph, tokenizer and head.
+        On disk: of the exported folder with this graph; of TF-IDF its n-grams as JSON and its arrays.
     score_change : float or None
         Of int8: what its verdict's metric lost (below 0) or gained on the judged rows.
     metric : {"accuracy", "micro_f1", "f1"} or None
@@ -184,6 +185,8 @@ class Served:
         The mean score of its size; of int8 with `score_change`, where that is in the same metric.
     why : str
         Why there are no figures.
+    characters : int or None
+        Of the one text.
     """
 
     method: str
@@ -197,6 +200,7 @@ class Served:
     metric: str | None = None
     score: float | None = None
     why: str = ""
+    characters: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -21,8 +22,18 @@ from embedkit.errors import DataError, EmbedkitError, MissingExtraError, UsageEr
 from embedkit.evaluation.compare.advice import METRICS, advise
 from embedkit.evaluation.compare.budget import Estimates, time_said
 from embedkit.evaluation.compare.cells import Kept, Shelf, Truth, answers_of, cell_name, detail_of
-from embedkit.evaluation.compare.methods import why_not
-from embedkit.evaluation.compare.result import Cell, Comparison, Detail, Difference, Method, Point, Served, Size
+from embedkit.evaluation.compare.methods import recipe_of, why_not
+from embedkit.evaluation.compare.result import (
+    Cell,
+    Comparison,
+    Detail,
+    Difference,
+    Method,
+    Point,
+    Served,
+    Size,
+    SizeAdvice,
+)
 from embedkit.evaluation.compare.runners import Memory, Ran, Sample, Workshop
 from embedkit.evaluation.compare.samples import beyond, draw, largest, size_of
 from embedkit.evaluation.compare.serving import serve, serve_plain
@@ -162,6 +173,7 @@ class Run:
     _notes: dict[tuple[int | None, int], list[str]] = field(default_factory=dict)
     _names: dict[_Task, str] = field(default_factory=dict)
     _unsaved: dict[_Task, str] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
     _begun: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -174,9 +186,15 @@ class Run:
     # --------------------------------------------------------------------------------------------- the cells
 
     def all(self) -> None:
-        """Run what is not finished; an interrupt is noted, and what is finished stays."""
+        """Run what is not finished; an interrupt is noted, and what is finished stays.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Before it was known what is finished: what an earlier call has written is left as it is.
+        """
+        self._settle()
         try:
-            self._settle()
             for task in self._ordered():
                 self._one(task)
             self._serve_all()
@@ -273,6 +291,10 @@ class Run:
         self._learn(task, kept)
         self.workshop.tidy()
         self.say(f"{_called(task)}: {self._figure(kept.cell)}, {time_said(kept.seconds)}")
+        for note in kept.cell.notes:
+            if note not in self._told:
+                self._told.add(note)
+                self.say(f"note: {note}")
 
     def _kept(self, task: _Task, ran: Ran, peak: float | None, seconds: float) -> Kept:
         figures = ran.entry.metrics
@@ -301,7 +323,7 @@ class Run:
             how, threads = _PLAIN[task.method.kind], self.workshop.usual.threads
             served = serve_plain(ran.answer, self.judged, told, how, ran.size, threads=threads)
         detail = detail_of(ran.entry, task.method.name, task.size, task.seed)
-        return Kept(cell, detail, answers_of(ran.entry), served, seconds)
+        return Kept(cell, detail, answers_of(ran.entry), served, seconds, self._conditions())
 
     def _sample(self, task: _Task) -> Split:
         key = (task.shots, task.seed)
@@ -472,6 +494,8 @@ class Run:
             told: dict[str, Any] = {"metric": plan.by, "rows": len(self.judged), "margin": plan.margin}
             tokens = plan.train.kind == "tokens"
             advice = advise(points, repeated, sizes, served, cells, **told, cost=plan.cost, tokens=tokens)
+            text = [*advice.text, *self._mixed(), *self._recipe(advice.sizes[-1])]
+            advice = replace(advice, text=text)
         digests = {"train": self._fingerprints[0], "judged": self._fingerprints[1]}
         return Comparison(
             task=plan.train.kind,
@@ -491,15 +515,43 @@ class Run:
             data=dict(data),
             made={
                 **made,
-                "versions": installed(_VERSIONS),
+                **self._conditions(),
                 "digests": {**digests, "model": self.workshop.weights()},
                 "model": str(plan.usual.model),
-                "machine": processor(),
-                "threads": plan.usual.threads,
-                "python": sys.version.split()[0],
+                "budget_seconds": plan.budget,
             },
             interrupted=self.interrupted,
         )
+
+    def _conditions(self) -> dict[str, Any]:
+        """Return what times depend on, and scores may."""
+        return {
+            "versions": installed(_VERSIONS),
+            "machine": processor(),
+            "threads": self.plan.usual.threads,
+            "device": self.plan.usual.device,
+            "python": sys.version.split()[0],
+        }
+
+    def _mixed(self) -> list[str]:
+        """Say what differs between the conditions of finished cells."""
+        seen = [kept.made for kept in self.kept.values() if kept.made]
+        apart: list[str] = []
+        for name in self._conditions():
+            if len({json.dumps(made.get(name), sort_keys=True) for made in seen}) > 1:
+                apart.append(name)
+        if not apart:
+            return []
+        return [f"Not all runs were made alike ({', '.join(apart)} differ), so compare their times with care."]
+
+    def _recipe(self, told: SizeAdvice) -> list[str]:
+        """Say how the model that is advised at the largest size is made."""
+        task = next(task for task in self.kept if (task.method.name, task.size) == (told.pick, told.size))
+        shots = largest(self.plan.train) if task.shots is None else task.shots
+        sizes = {"rows": len(self._sample(task)), "shots": shots, "blocks": self._blocks(task)}
+        recipe = recipe_of(task.method, str(self.plan.usual.model), **sizes)
+        where = " (and the options of DATA and of the encoder that were given here)"
+        return [f"To have it: {recipe}{where * recipe.startswith('embedkit')}."] if recipe else []
 
     def _sizes(self) -> list[Size]:
         found = []

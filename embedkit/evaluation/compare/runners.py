@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import tempfile
 import time
@@ -299,9 +300,7 @@ class Workshop:
             wide[:, model.classes_] = found
             return Predictions(wide.argmax(axis=1), wide, None, Extraction())
 
-        columns = len(sample.codec) if len(sample.codec) > 2 or several else 1
-        kept = 8 * rows.shape[1] * (columns + 3)  # coefficients, frequencies, and an n-gram of about 16 bytes
-        return self._plainly(sample, answer, seconds, kept, notes)
+        return self._plainly(sample, answer, seconds, _bytes_of(counter, model), notes)
 
     def _plainly(
         self,
@@ -454,6 +453,17 @@ def _counter(told: CountedWords, *, pairs: bool) -> Any:  # noqa: ANN401 - of sc
         return sides[0]
     picks = [FunctionTransformer(_side, kw_args={"place": place}, feature_names_out=None) for place in (0, 1)]
     return make_union(*(make_pipeline(pick, side) for pick, side in zip(picks, sides, strict=True)))
+
+
+def _bytes_of(counter: Any, model: Any) -> int:  # noqa: ANN401 - of scikit-learn
+    """Return what TF-IDF and its head take on disk: n-grams as JSON, frequencies and coefficients as they are."""
+    counters = [counter] if hasattr(counter, "vocabulary_") else [side[-1] for _, side in counter.transformer_list]
+    grams = (json.dumps(sorted(some.vocabulary_), ensure_ascii=False) for some in counters)
+    heads = getattr(model, "estimators_", [model])
+    arrays = [some.idf_ for some in counters]
+    arrays += [getattr(head, name) for head in heads for name in ("coef_", "intercept_") if hasattr(head, name)]
+    sizes = [*(len(text.encode("utf-8", "surrogatepass")) for text in grams), *(int(a.nbytes) for a in arrays)]
+    return sum(sizes)
 
 
 def _side(pairs: Sequence[tuple[str, str]], place: int) -> list[str]:

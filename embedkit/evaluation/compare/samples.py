@@ -68,7 +68,8 @@ def draw(train: Split, shots: int | None, seed: int) -> tuple[Split, list[str]]:
         return drawn.split, list(drawn.notes)
     _, first = np.unique(groups_of(train.inputs), return_index=True)
     chosen = np.random.default_rng(seed).permutation(np.sort(first))[:shots]
-    return train.take(np.sort(chosen)), []
+    few = f"{len(first):,} of the {counted(len(train), 'sentence')} of train are different: all are taken"
+    return train.take(np.sort(chosen)), [few] * (len(chosen) < shots)
 
 
 def size_of(train: Split, sample: Split, shots: int | None) -> Size:
@@ -77,7 +78,7 @@ def size_of(train: Split, sample: Split, shots: int | None) -> Size:
     if train.kind == "tokens":
         return Size(name, shots, len(sample), float(len(sample)))
     classes = len(class_counts(cast("Sequence[Any]", train.labels or [])))
-    return Size(name, shots, len(sample), float(shots) if shots else len(sample) / max(1, classes))
+    return Size(name, shots, len(sample), len(sample) / max(1, classes))
 
 
 def beyond(train: Split, shots: int | None) -> str:

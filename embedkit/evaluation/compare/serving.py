@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,13 +59,16 @@ def serve(
             raise
         except EmbedkitError as error:
             return [Served(*told, f"onnx {precision}", why=str(error)) for precision in (FLOAT, INT8)]
-        weight, latency, spent = _megabytes(target), exported.latency.median, exported.int8
+        weight, spent, one = _megabytes(target), exported.int8, usual_row(splits["test"])
+        published = spent is not None and spent.published
+        latency = _latencies(target, [FLOAT, INT8] if published else [FLOAT], splits["test"], one, threads)
         if spent is not None and spent.chosen is not None:  # measured by turns with int8
-            latency, speed = spent.latency[FLOAT].median, spent.throughput[FLOAT]
+            speed = spent.throughput[FLOAT]
         else:
             speed = _throughput(target, splits["test"], threads)
-        found = [Served(*told, "onnx float32", latency, speed, weight[FLOAT])]
-        return [*found, _small(told, spent, weight[INT8], why)]
+        length = characters_of(one)
+        found = [Served(*told, "onnx float32", latency[FLOAT], speed, weight[FLOAT], characters=length)]
+        return [*found, _small(told, spent, latency.get(INT8), weight[INT8], why, length)]
 
 
 def serve_plain(
@@ -76,14 +80,24 @@ def serve_plain(
     *,
     threads: int | None = None,
 ) -> list[Served]:
-    """Time what answers without a graph, on one row of usual length and on many."""
-    inputs = cast("Sequence[Any]", judged.inputs)
-    one = sorted(inputs, key=lambda given: len(str(given)))[len(inputs) // 2]
+    """Time what answers without a graph, on `usual_row` and on many."""
+    inputs, one = cast("Sequence[Any]", judged.inputs), usual_row(judged)
     latency = latencies({how: lambda: answer([one])}, 0, threads)[how].median
     some = list(inputs[:_ROWS])
     start = time.perf_counter()
     answer(some)
-    return [Served(*told, how, latency, len(some) / max(time.perf_counter() - start, 1e-9), size / 1e6)]
+    speed = len(some) / max(time.perf_counter() - start, 1e-9)
+    return [Served(*told, how, latency, speed, size / 1e6, characters=characters_of(one))]
+
+
+def usual_row(judged: Split) -> Any:  # noqa: ANN401 - a text, a pair, or words
+    """Return the judged row of median length in characters: the one text that every method is timed on."""
+    return sorted(cast("Sequence[Any]", judged.inputs), key=characters_of)[len(judged) // 2]
+
+
+def characters_of(given: str | Sequence[str]) -> int:
+    """Return the characters of a text, of both sides of a pair, or of words."""
+    return len(given) if isinstance(given, str) else sum(map(len, given))
 
 
 def _exported(
@@ -130,6 +144,20 @@ def _export(
     return export_classifier(trained, target, inputs, **how)
 
 
+def _latencies(
+    folder: Path,
+    precisions: Sequence[str],
+    judged: Split,
+    one: Any,  # noqa: ANN401
+    threads: int | None,
+) -> dict[str, float]:
+    """Return the median milliseconds from one row to its answer, by precision, measured by turns."""
+    opened = [load(folder, precision, threads=threads) for precision in precisions]
+    answers = [predictor.tag if judged.kind == "tokens" else predictor.answer for predictor in opened]
+    calls = {name: partial(answer, [one]) for name, answer in zip(precisions, answers, strict=True)}
+    return {name: found.median for name, found in latencies(calls, 0, threads).items()}
+
+
 def _throughput(folder: Path, judged: Split, threads: int | None) -> float:
     """Return how many judged rows a second the exported folder answers."""
     predictor = load(folder, threads=threads)
@@ -151,7 +179,14 @@ def _megabytes(folder: Path) -> dict[str, float]:
     return {name: (rest + size) / 1e6 for name, size in graphs.items()}
 
 
-def _small(told: tuple[str, str, int], verdict: Verdict | None, weight: float, why: str) -> Served:
+def _small(
+    told: tuple[str, str, int],
+    verdict: Verdict | None,
+    latency: float | None,
+    weight: float,
+    why: str,
+    characters: int,
+) -> Served:
     how = "onnx int8"
     if verdict is None:
         return Served(*told, how, why=why)
@@ -162,5 +197,4 @@ def _small(told: tuple[str, str, int], verdict: Verdict | None, weight: float, w
     if not verdict.published:
         why = f"int8 loses {-100 * change:.1f} points, too many"
         return Served(*told, how, score_change=change, metric=metric, why=why)
-    latency = verdict.latency[INT8].median
-    return Served(*told, how, latency, verdict.throughput[INT8], weight, change, metric)
+    return Served(*told, how, latency, verdict.throughput[INT8], weight, change, metric, characters=characters)
