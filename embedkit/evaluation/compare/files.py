@@ -160,7 +160,8 @@ def _costs(found: Comparison) -> list[str]:
     ]
     title = (
         "## Seconds to train, and peak memory\n\nFeatures, tuning and fit, as if nothing was kept; opening a "
-        "model and judging are not counted. Memory is what a run added to Python and its libraries at its height."
+        "model and judging are not counted. Memory is what a run added to Python and its libraries at its height, "
+        "with what the allocator keeps of freed memory; so it varies between runs."
     )
     return [title, markdown_table([["method", *(size.name for size in found.sizes)], *rows])]
 
