@@ -5,7 +5,8 @@
 
 For each page: no error on the console, no request but for the page itself, nothing wider than the screen, in
 light, dark and on a phone; it prints. Of a map: hover shows a text, the legend hides a group, the search finds,
-the wheel zooms, and how long these take. Of a report: its charts are drawn. Exit code 1 where something is wrong.
+the wheel zooms, and how long these take. Of a report: its charts are drawn, hover shows figures, legends hide.
+Exit code 1 where something is wrong.
 
 Chromium is driven through a pipe (``--remote-debugging-pipe``), so that nothing else is needed.
 """
@@ -290,6 +291,36 @@ def timings(tab: Browser) -> dict[str, Any]:
     return dict(tab.run(code))
 
 
+def check_charts(tab: Browser) -> list[str]:
+    """Hover over each chart of a report, and press names of its legend; say where nothing follows."""
+    wrong = []
+    for name in tab.run("[...document.querySelectorAll('.chart')].map((place) => place.id)"):
+        place = f"document.getElementById({json.dumps(name)})"
+        tab.run(f"{place}.scrollIntoView({{block: 'center'}})")
+        settle(tab, 0.3)
+        x, y, width, height = tab.run(
+            f"(({{x, y, width, height}}) => [x, y, width, height])({place}.getBoundingClientRect())"
+        )
+        card = f"[...{place}.children].some((e) => e.innerText?.trim() && getComputedStyle(e).opacity > 0.5)"
+        places = [
+            (x + width * along / 80, y + height * down / 40) for along in range(4, 80) for down in range(5, 36)
+        ]
+        if not any(tab.mouse("mouseMoved", *spot) or tab.run(card) for spot in places):
+            wrong.append(f"hover shows nothing on the chart {name}")
+        drawn = f"{place}.querySelector('canvas').toDataURL()"
+        before = tab.run(drawn)
+        for along in range(2, 40):
+            tab.click(x + width * along / 40, y + 14)
+            tab.mouse("mouseMoved", x + 2, y + height - 2)
+            settle(tab, 0.05)
+            if tab.run(drawn) != before:
+                tab.click(x + width * along / 40, y + 14)
+                break
+        else:
+            wrong.append(f"the legend of the chart {name} hides nothing")
+    return wrong
+
+
 def check_report(tab: Browser) -> list[str]:
     """Say which charts of a report are empty."""
     code = """[...document.querySelectorAll('.chart')].filter((place) => {
@@ -311,6 +342,8 @@ def check(tab: Browser, page: Path, shots: Path) -> tuple[list[str], dict[str, A
         settle(tab, 0.5)
         shoot(tab, shots / f"{name}.png", whole=True)
         wrong += [f"{kind}: {said}" for said in check_report(tab)]
+        if kind == "light":
+            wrong += [f"{kind}: {said}" for said in check_charts(tab)]
         if tab.run("document.querySelector('.map') !== null"):
             said, found = check_map(tab, shots, name)
             wrong += [f"{kind}: {each}" for each in said]

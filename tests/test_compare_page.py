@@ -214,6 +214,14 @@ def test_pictures_draw_the_figures_of_the_json() -> None:
     ]
 
 
+def test_sizes_of_small_classes_stand_where_they_are_and_are_called_as_asked() -> None:
+    sizes = [Size("8", 8, 40, 8.0), Size("128", 128, 168, 33.6), Size("full", None, 240, 48.0)]
+    points = [replace(made().points[0], size=size.name) for size in sizes]
+    (axes,) = scores_figure(replace(made(), sizes=sizes, points=points)).axes
+    assert axes.get_xticks().tolist() == [8.0, 33.6, 48.0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "128 (34)", "48"]
+
+
 def test_methods_look_different_in_a_picture() -> None:
     given = made()
     many = [Method(f"m{place}", "tfidf", {}, f"method {place}") for place in range(12)]

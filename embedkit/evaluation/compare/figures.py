@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from embedkit.evaluation.compare.advice import METRICS
-from embedkit.evaluation.compare.result import Comparison, Point
+from embedkit.evaluation.compare.result import Comparison, Point, Size
 from embedkit.evaluation.plots import COLOURS, FONT, drawn
 
 if TYPE_CHECKING:
@@ -35,12 +35,18 @@ def scores_figure(found: Comparison) -> Figure:
             axes.vlines(x, low, high, color=style["color"], linewidth=1.2)
     axes.set_xscale("log")
     there = {point.size for point in found.points}
-    ticks = list(dict.fromkeys(places[size.name] for size in found.sizes if size.name in there))
-    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks], family=FONT)
+    ticks = {size.per_class: _tick(size) for size in found.sizes if size.name in there}
+    axes.set_xticks(list(ticks), list(ticks.values()), family=FONT)
     axes.minorticks_off()
     axes.set_xlabel("sentences" if found.task == "tokens" else "labels a class", family=FONT)
     _finish(figure, axes, found)
     return figure
+
+
+def _tick(size: Size) -> str:
+    """Return what stands below a size: its place, and its name where that says something else."""
+    place = f"{size.per_class:,.0f}"
+    return place if size.shots is None or size.per_class == size.shots else f"{size.name} ({place})"
 
 
 def costs_figure(found: Comparison) -> Figure:

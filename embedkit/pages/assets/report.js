@@ -45,7 +45,7 @@
       ];
     });
     const ticks = [...sizes.keys()].sort((a, b) => a - b);
-    const label = (value) => (sizes.has(value) && Number.isNaN(Number(sizes.get(value))) ? `${sizes.get(value)} (${count(Math.round(value))})` : count(value));
+    const label = (value) => (!sizes.has(value) || Number(sizes.get(value)) === value ? count(value) : `${sizes.get(value)} (${count(Math.round(value))})`);
     const xAxis = { min: ticks[0] * 0.85, max: ticks[ticks.length - 1] * 1.18, minorTick: { show: false }, axisTick: { customValues: ticks },
       axisLabel: { color: colours().ink, customValues: ticks, formatter: label, hideOverlap: true }, splitLine: { show: false } };
     chart.setOption({ ...frame(chart, data.labels, xAxis), series }, true);
