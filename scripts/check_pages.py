@@ -308,6 +308,8 @@ def check_charts(tab: Browser) -> list[str]:
         if not any(tab.mouse("mouseMoved", *spot) or tab.run(card) for spot in places):
             wrong.append(f"hover shows nothing on the chart {name}")
         drawn = f"{place}.querySelector('canvas').toDataURL()"
+        tab.mouse("mouseMoved", x + 2, y + height - 2)  # what the pointer was on is no longer drawn larger
+        settle(tab, 0.3)
         before = tab.run(drawn)
         for along in range(2, 40):
             tab.click(x + width * along / 40, y + 14)

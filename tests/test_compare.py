@@ -104,31 +104,45 @@ class TestAskedFor:
             (
                 "tfidf:ngrams=1-3",
                 "make_pipeline(TfidfVectorizer(ngram_range=(1, 3), analyzer='word', sublinear_tf=True), "
-                "LogisticRegression(C=10)) of scikit-learn",
+                "LogisticRegression(C=10, max_iter=2_000)) of scikit-learn",
             ),
             (
                 "frozen:clf=ridge:alpha=2:layers=-2:normalize=false:upto=9",
-                "embedkit fit-head DATA -m base --clf ridge --clf-param alpha=2 --layers -2 --no-normalize -o DIR",
+                "embedkit fit-head DATA -m base --clf ridge --clf-param alpha=2 --layers -2 --no-normalize "
+                "--seed 7 -o DIR",
             ),
             (
                 "fewshot:loss=supcon:model=other",
-                "embedkit fewshot DATA -m other --shots 16 --loss supcon -o DIR",
+                "embedkit fewshot DATA -m other --shots 16 --loss supcon --seed 7 -o DIR",
+            ),
+            (
+                "fewshot:pair-iterations=5.0:epochs=1",
+                "embedkit fewshot DATA -m base --shots 16 --pair-iterations 5 --seed 7 -o DIR",
             ),
             (
                 "setfit:iterations=5",
-                "embedkit fewshot --tuner setfit DATA -m base --shots 16 --pair-iterations 5 -o DIR",
+                "embedkit fewshot --tuner setfit DATA -m base --shots 16 --pair-iterations 5 --seed 7 -o DIR",
             ),
             (
                 "finetune:freeze=half:batch-size=8",
-                "embedkit finetune DATA -m base --eval-strategy no --epochs 15 --freeze 3 --batch-size 8 -o DIR",
+                "embedkit finetune DATA -m base --eval-strategy no --epochs 15 --freeze 3 --batch-size 8 --seed 7 "
+                "-o DIR",
             ),
         ],
     )
     def test_how_a_model_is_made_outside_a_comparison(self, name: str, recipe: str) -> None:
         (method,) = parse_methods(name)
-        assert recipe_of(method, "base", rows=32, shots=16, blocks=6) == recipe
+        assert recipe_of(method, "base", rows=32, shots=16, blocks=6, seed=7) == recipe
         if recipe.startswith("embedkit"):
             build_parser().parse_args(shlex.split(recipe)[1:])
+
+    def test_what_a_recipe_says_of_several_labels_and_of_pairs(self) -> None:
+        sizes: dict[str, Any] = {"rows": 32, "shots": 16, "blocks": 6, "seed": 7}
+        words, frozen = parse_methods("tfidf,frozen")
+        assert recipe_of(words, "base", **sizes, kind="pair") == ""
+        assert recipe_of(words, "base", **sizes, sets=True) == ""
+        told = "embedkit fit-head DATA -m base --thresholds none --seed 7 -o DIR"
+        assert recipe_of(frozen, "base", **sizes, sets=True) == told
 
     def test_few_rows_are_learnt_from_more_often(self) -> None:
         (method,) = parse_methods("finetune")
@@ -438,7 +452,7 @@ class TestAdvice:
         told: dict[str, Any] = {"metric": "accuracy", "rows": 4000, "margin": 0.01, "cost": "serve"}
         found = advise(points, apart, sizes, SERVED, cells, **told, tokens=False)
         assert found.sizes[0].good == ["finetune"]
-        assert found.text[-1] == "Not in the advice at this size: tfidf (no seed in common with the best)."
+        assert found.text[-1] == "Not in the advice at this size: tfidf (no seed in common with the others)."
 
     def test_a_method_that_was_cut_after_an_easy_sample_is_not_the_best(self) -> None:
         """On the seed that both have it is the worse one, though its mean is higher."""
@@ -447,6 +461,9 @@ class TestAdvice:
         assert "Run with fewer than 3 seeds, and compared on these: tfidf (1)." in found.text
         found = self.advice({"finetune": {"full": (0.80, 0.70, 0.70)}, "tfidf": {"full": (0.85,)}})
         assert found.sizes[0].best == "tfidf"
+        found = self.advice({"finetune": {"full": (0.80, 0.70, 0.70)}, "tfidf": {"full": (0.799,)}}).sizes[0]
+        assert (found.best, found.pick) == ("finetune", "tfidf")
+        assert found.text.endswith("against the best (finetune, on the seeds that both have).")
 
     @pytest.mark.parametrize("names", [("tfidf", "finetune"), ("finetune", "tfidf")])
     def test_of_equal_methods_the_cheapest_is_the_best_in_whichever_order(self, names: tuple[str, ...]) -> None:

@@ -39,7 +39,11 @@ FORMS = {
     "share": lambda value: f"{value:.1%}",
     "p": lambda value: f"{value:.4f}",
     "count": lambda value: f"{value:,}",
-    "time": lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}",
+    "time": lambda value: next(
+        f"{value:{form}}"
+        for least, form in ((100, ",.0f"), (10, ".1f"), (0.1, ".2f"), (0, ".2g"))
+        if value >= least
+    ),
 }
 
 

@@ -59,6 +59,16 @@ class TestMeasuredOnce:
         monkeypatch.setattr(Workshop, "run", lambda self, m, s: (counts.append(len(s.rows)), run(self, m, s))[1])
         return counts
 
+    def test_times_that_were_taken_elsewhere_are_said_to_be(
+        self, one: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: list[str]
+    ) -> None:
+        compared(replace(one, served=False), tmp_path / "out")
+        monkeypatch.setattr("embedkit.evaluation.compare.run.processor", lambda: "another")
+        found = compared(one, tmp_path / "out")
+        assert timed == ["full"]
+        assert found.advice is not None
+        assert any(line.startswith("Not all runs were made alike (machine differ)") for line in found.advice.text)
+
     @pytest.mark.parametrize(
         ("error", "why"),
         [

@@ -68,7 +68,7 @@ def advise(
             choice.best,
             [method for method in here if method in choice.good],
             choice.undecided,
-            _size_text(size, choice, here, metric, margin, cost, unit),
+            _size_text(size, choice, here, metric, margin, cost, tokens),
         )
         for size, choice, here in found
     ]
@@ -148,11 +148,11 @@ def _size_text(
     metric: str,
     margin: float,
     cost: Cost,
-    unit: Callable[[float], str],
+    tokens: bool,
 ) -> str:
-    pick = here[choice.pick]
+    unit, pick = _unit(tokens), here[choice.pick]
     begin = f"With all {size.rows:,} rows" if size.shots is None else f"With {unit(size.per_class)}"
-    if size.shots is not None and rounded(size.shots) > rounded(size.per_class):
+    if not tokens and size.shots is not None and rounded(size.shots) > rounded(size.per_class):
         begin += f" in the mean (at most {size.shots:,})"
     figures = f"{METRICS[metric]} {pick.score:.3f} [{pick.low:.3f}, {pick.high:.3f}]"
     if choice.pick == "majority" and len(here) > 1:
@@ -167,9 +167,11 @@ def _size_text(
             why += f", and {_CHEAP[cost]} of those that lose at most {_points(margin)} against it"
         return f"{begin} take {choice.pick}: {figures}, {why}."
     best = here[choice.best]
+    alike = pick.seeds == best.seeds  # else their means are of other samples
+    against = f"{choice.best}, {best.score:.3f}" if alike else f"{choice.best}, on the seeds that both have"
     return (
         f"{begin} take {choice.pick}: {figures}, {_CHEAP[cost]} of those that lose at most {_points(margin)} "
-        f"against the best ({choice.best}, {best.score:.3f})."
+        f"against the best ({against})."
     )
 
 
@@ -207,7 +209,13 @@ def _crossings(found: Sequence[tuple[Size, Choice, dict[str, Point]]]) -> list[C
             (here[name].score, there[name].score) if name in here and name in there else None
             for name in (choice.pick, next_choice.pick)
         )
-        at = crossing(ends, first, second) if ends[0] < ends[1] else None
+        seeds = {
+            where[name].seeds
+            for where in (here, there)
+            for name in (choice.pick, next_choice.pick)
+            if name in where
+        }
+        at = crossing(ends, first, second) if ends[0] < ends[1] and len(seeds) == 1 else None
         crossings.append(Crossing(choice.pick, next_choice.pick, at, *ends))
     return crossings
 
@@ -251,7 +259,7 @@ def _lacking(last: tuple[Size, Choice, dict[str, Point]], cells: Sequence[Cell])
     left_out: dict[str, str] = {}
     for cell in lacking:
         left_out.setdefault(cell.method, cell.why)
-    left_out |= {cell.method: "no seed in common with the best" for cell in lacking if cell.status == "done"}
+    left_out |= {cell.method: "no seed in common with the others" for cell in lacking if cell.status == "done"}
     if not left_out:
         return []
     said = "; ".join(f"{method} ({why})" for method, why in left_out.items())

@@ -102,7 +102,7 @@ def compare(
     Raises
     ------
     KeyboardInterrupt
-        It was interrupted; what is finished is kept and, with an output, written.
+        It was interrupted; what is finished is kept and, with an output, written, unless it was not known yet.
     UsageError, DataError, OutputExistsError, InputMissingError
         As of `run_comparison`, and of reading the data.
     """

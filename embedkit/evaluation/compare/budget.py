@@ -18,7 +18,7 @@ _SETFIT_TEXTS = 80  # times that setfit encodes each text: 20 positive and 20 ne
 # Seconds beside the passes: opening models, fits, judging.
 _BESIDE = {"majority": 0.1, "tfidf": 0.5, "frozen": 1.0, "fewshot": 4.0, "setfit": 6.0, "finetune": 4.0}
 _A_ROW = {"tfidf": 5e-4, "frozen": 1e-3}
-_SERVING = 20.0  # seconds of an export, its parity check and 200 timed answers
+_SERVING = 25.0  # seconds of an export, its parity check and 500 timed answers
 _SMALL_PASSES = 5  # over the judged rows, until int8 is chosen and judged
 
 

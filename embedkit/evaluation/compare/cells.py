@@ -153,14 +153,21 @@ class Shelf:
 
     def find_served(self, name: str) -> list[Served] | None:
         """Return how a model is served, where it was measured."""
+        found = self.find_timed(name)
+        return None if found is None else found[0]
+
+    def find_timed(self, name: str) -> tuple[list[Served], dict[str, Any]] | None:
+        """Return how a model is served, and what its times depend on."""
         try:
-            return [Served(**entry) for entry in _read(self.cells / f"{name}.served.json")["served"]]
+            given = _read(self.cells / f"{name}.served.json")
+            return [Served(**entry) for entry in given["served"]], dict(given.get("made", {}))
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def keep_served(self, name: str, served: Sequence[Served]) -> None:
-        """Write how a model is served."""
-        _write(self.cells / f"{name}.served.json", {"served": [asdict(entry) for entry in served]})
+    def keep_served(self, name: str, served: Sequence[Served], made: Mapping[str, Any]) -> None:
+        """Write how a model is served, and what its times depend on."""
+        told = {"served": [asdict(entry) for entry in served], "made": dict(made)}
+        _write(self.cells / f"{name}.served.json", told)
 
 
 def cell_name(method: str, size: str, seed: int, depends_on: Mapping[str, Any]) -> str:

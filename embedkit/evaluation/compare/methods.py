@@ -47,6 +47,8 @@ _WORDS = {
 # Where a sample is small, three passes are a handful of steps, after which nothing has been learnt yet: passes are
 # added up to this many steps, and at most 20 (Mosbach et al., 2021, for small samples).
 _EPOCHS, _LEAST_STEPS, _MOST_EPOCHS = 3.0, 60, 20.0
+TFIDF_STEPS = 2000
+"""Of logistic regression on TF-IDF, at most."""
 
 
 def parse_methods(text: str) -> list[Method]:
@@ -159,8 +161,18 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def recipe_of(method: Method, model: str | Path, *, rows: int, shots: int, blocks: int) -> str:
-    """Return how a method's model is made outside a comparison; empty for the most frequent label.
+def recipe_of(
+    method: Method,
+    model: str,
+    *,
+    rows: int,
+    shots: int,
+    blocks: int,
+    seed: int,
+    kind: str = "text",
+    sets: bool = False,
+) -> str:
+    """Return how a method's model is made outside a comparison; empty where there is no short way.
 
     Parameters
     ----------
@@ -171,24 +183,35 @@ def recipe_of(method: Method, model: str | Path, *, rows: int, shots: int, block
         What it learnt from, in all and of the largest class.
     blocks : int
         Of the model that is fine-tuned.
+    seed : int
+    kind : {"text", "pair", "tokens"}
+    sets : bool
+        Whether rows have several labels.
     """
-    if method.kind == "tfidf":
+    if method.kind == "tfidf" and kind == "text" and not sets:
         told = words_of(method)
         counted = f"ngram_range={told.ngrams}, analyzer={told.analyzer!r}, sublinear_tf=True"
-        return f"make_pipeline(TfidfVectorizer({counted}), LogisticRegression(C={told.c:g})) of scikit-learn"
+        fitted = f"LogisticRegression(C={told.c:g}, max_iter={TFIDF_STEPS:_})"
+        return f"make_pipeline(TfidfVectorizer({counted}), {fitted}) of scikit-learn"
     if method.kind not in _COMMANDS:
         return ""
     begin = ["embedkit", *_COMMANDS[method.kind], "DATA", "-m", str(model_of(method, model))]
-    told_of = {"fewshot": ["--shots", str(shots)], "setfit": ["--shots", str(shots)], "frozen": []}
     if method.kind == "finetune":
-        tuned = tuning_of(method, rows, seed=0, blocks=blocks)
+        tuned = tuning_of(method, rows, seed=seed, blocks=blocks)
         begin += ["--eval-strategy", "no", "--epochs", f"{tuned.epochs:g}", "--freeze", str(tuned.freeze)]
-    return shlex.join([*begin, *told_of.get(method.kind, []), *_flags(method), "-o", "DIR"])
+    if method.kind in ("fewshot", "setfit"):
+        begin += ["--shots", str(shots)]
+    if method.kind in ("frozen", "fewshot") and sets:  # a comparison tunes no thresholds
+        begin += ["--thresholds", "none"]
+    return shlex.join([*begin, *_flags(method), "--seed", str(seed), "-o", "DIR"])
 
 
 def _flags(method: Method) -> list[str]:
     """Return the options of a method as those of its command."""
     said = {*_OF_SIZES, "model", *(("epochs", "freeze") if method.kind == "finetune" else ())}
+    if "pair-iterations" in method.options:
+        said |= {"epochs", "strategy"}  # instead of these
+    whole = numbers_of(method, "iterations", "pair-iterations", "batch-size")
     flags: list[str] = []
     for name, value in method.options.items():
         if name in said:
@@ -196,7 +219,8 @@ def _flags(method: Method) -> list[str]:
         if name == "normalize":
             flags.append("--normalize" if _truth(method, name) else "--no-normalize")
         elif name in _OPTIONS[method.kind]:
-            flags += ["--pair-iterations" if name == "iterations" else f"--{name}", value]
+            number = whole.get(name.replace("-", "_"), value)
+            flags += ["--pair-iterations" if name == "iterations" else f"--{name}", str(number)]
         else:
             flags += ["--clf-param", f"{name}={value}"]
     return flags

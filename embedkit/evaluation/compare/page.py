@@ -33,7 +33,8 @@ def figure_text(value: float, form: str) -> str:
     ('12,345', '1,234')
     """
     if form == "time":
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+        size = abs(value)
+        return f"{value:{',.0f' if size >= 100 else '.1f' if size >= 10 else '.2f' if size >= 0.1 else '.2g'}}"
     return {"score": f"{value:.3f}", "change": f"{value:+.3f}", "share": f"{value:.1%}", "p": f"{value:.4f}"}.get(
         form, f"{value:,.10g}"
     )

@@ -262,7 +262,7 @@ class SizeAdvice:
     ----------
     size : str
     pick, best : str
-        The cheapest that is good enough, and the one with the highest score.
+        The cheapest that is good enough, and the one with the highest score on the seeds in common.
     good : list of str
         All that are good enough.
     undecided : dict of str to (int or None)

@@ -469,7 +469,7 @@ class Run:
             splits["validation"] = self.plan.splits["validation"]
         told = (task.method.name, task.size, task.seed)
         found = serve(folder, splits, *told, threads=self.workshop.usual.threads)
-        self.shelf.keep_served(name, found)
+        self.shelf.keep_served(name, found, self._conditions())
         shutil.rmtree(folder, ignore_errors=True)
         return found
 
@@ -535,7 +535,9 @@ class Run:
 
     def _mixed(self) -> list[str]:
         """Say what differs between the conditions of finished cells."""
-        seen = [kept.made for kept in self.kept.values() if kept.made]
+        timed = [self.shelf.find_timed(self._names[task]) for task in self.kept]
+        seen = [*(kept.made for kept in self.kept.values()), *(found[1] for found in timed if found is not None)]
+        seen = list(filter(None, seen))
         apart: list[str] = []
         for name in self._conditions():
             if len({json.dumps(made.get(name), sort_keys=True) for made in seen}) > 1:
@@ -545,11 +547,14 @@ class Run:
         return [f"Not all runs were made alike ({', '.join(apart)} differ), so compare their times with care."]
 
     def _recipe(self, told: SizeAdvice) -> list[str]:
-        """Say how the model that is advised at the largest size is made."""
+        """Say how the model that is advised at the largest size is made, where there is a way."""
         task = next(task for task in self.kept if (task.method.name, task.size) == (told.pick, told.size))
         shots = largest(self.plan.train) if task.shots is None else task.shots
-        sizes = {"rows": len(self._sample(task)), "shots": shots, "blocks": self._blocks(task)}
-        recipe = recipe_of(task.method, str(self.plan.usual.model), **sizes)
+        if task.shots is not None and task.method.kind not in ("fewshot", "setfit"):
+            return []  # no command draws so many rows
+        sizes = {"rows": len(self._sample(task)), "shots": shots, "blocks": self._blocks(task), "seed": task.seed}
+        sets = has_label_sets(self.plan.train.labels)
+        recipe = recipe_of(task.method, str(self.plan.usual.model), kind=self.judged.kind, sets=sets, **sizes)
         where = " (and the options of DATA and of the encoder that were given here)"
         return [f"To have it: {recipe}{where * recipe.startswith('embedkit')}."] if recipe else []
 
@@ -631,6 +636,8 @@ def run_comparison(
 
     Raises
     ------
+    KeyboardInterrupt
+        An interrupt came before it was known what is finished.
     OutputExistsError
         The folder holds something else.
     UsageError

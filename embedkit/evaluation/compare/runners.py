@@ -29,6 +29,7 @@ from embedkit.estimators.frozen import Predictions
 from embedkit.estimators.start import Start, open_start
 from embedkit.estimators.tagging import OfTags, Reading, Tagged, told_of_tags
 from embedkit.evaluation.compare.methods import (
+    TFIDF_STEPS,
     CountedWords,
     encoder_of,
     model_of,
@@ -48,7 +49,6 @@ from embedkit.runtime.tokens import Words
 if TYPE_CHECKING:
     from embedkit.evaluation.fewshot import Plan as FewShotPlan
 
-_STEPS = 2000  # of logistic regression on TF-IDF, at most
 _PROBED = 64  # texts on which the speed of an encoder is measured
 # What each kind of method computes with: imported before its time and its memory are measured.
 _BASE = ("sklearn.feature_extraction.text", "sklearn.linear_model", "sklearn.multiclass")
@@ -283,14 +283,14 @@ class Workshop:
             ) from None
         targets = targets_of(sample.rows, sample.codec)
         several = targets.ndim == 2
-        model: Any = LogisticRegression(C=told.c, max_iter=_STEPS, random_state=sample.seed)
+        model: Any = LogisticRegression(C=told.c, max_iter=TFIDF_STEPS, random_state=sample.seed)
         model = OneVsRestClassifier(model) if several else model
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             model.fit(rows, targets.astype(np.int64))
         seconds = time.perf_counter() - begun
         unfinished = any(issubclass(one.category, ConvergenceWarning) for one in caught)
-        notes = [f"logistic regression did not converge in {_STEPS:,} steps"] if unfinished else []
+        notes = [f"logistic regression did not converge in {TFIDF_STEPS:,} steps"] if unfinished else []
 
         def answer(inputs: Sequence[Any]) -> Predictions:
             found = np.asarray(model.predict_proba(counter.transform(inputs)))

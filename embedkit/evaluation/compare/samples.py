@@ -77,8 +77,8 @@ def size_of(train: Split, sample: Split, shots: int | None) -> Size:
     name = FULL if shots is None else str(shots)
     if train.kind == "tokens":
         return Size(name, shots, len(sample), float(len(sample)))
-    classes = len(class_counts(cast("Sequence[Any]", train.labels or [])))
-    return Size(name, shots, len(sample), len(sample) / max(1, classes))
+    classes, rows = (class_counts(cast("Sequence[Any]", some.labels or [])) for some in (train, sample))
+    return Size(name, shots, len(sample), sum(rows.values()) / max(1, len(classes)))
 
 
 def beyond(train: Split, shots: int | None) -> str:
