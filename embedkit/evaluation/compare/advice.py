@@ -181,7 +181,7 @@ def _points(margin: float) -> str:
 
 def _unit(tokens: bool) -> Callable[[float], str]:
     def said(size: float) -> str:
-        count = rounded(size)
+        count = int(size) if float(size).is_integer() else rounded(size)
         return counted(count, "sentence") if tokens else f"{counted(count, 'label')} a class"
 
     return said

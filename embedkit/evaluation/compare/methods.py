@@ -73,7 +73,11 @@ def parse_methods(text: str) -> list[Method]:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise UsageError(f"--methods: {', '.join(doubled)} stands more than once")
-    return found
+    labels = [method.label for method in found]
+    return [
+        replace(method, label=_label(method.kind, method.options)) if labels.count(method.label) > 1 else method
+        for method in found
+    ]
 
 
 def default_methods(kind: str) -> str:
@@ -107,7 +111,8 @@ def _options(kind: str, parts: Sequence[str]) -> dict[str, str]:
 
 def _method(kind: str, options: dict[str, str]) -> Method:
     name = ":".join([kind, *(f"{option}={value}" for option, value in options.items())])
-    method = Method(name, kind, options, _label(kind, options))
+    shown = {option: value for option, value in options.items() if option not in _OF_SIZES}
+    method = Method(name, kind, options, _label(kind, shown))
     _check(method)
     return method
 
