@@ -222,9 +222,9 @@ class TestRun:
         assert first[3].startswith("majority, 2, seed 1: accuracy 0.500, ")
         beyond = "skipped: train.csv has at most 20 rows of a class; full takes all"
         assert again == [
-            f"majority, 400 and 500: {beyond}",
+            f"majority, 400, 500: {beyond}",
             "tfidf:from=9, 2: skipped: asked for from 9 rows a class on",
-            f"tfidf:from=9, 400 and 500: {beyond}",
+            f"tfidf:from=9, 400, 500: {beyond}",
             "2 of 12 cells were finished before",
         ]
 

@@ -177,7 +177,7 @@ class _Report:
             for method in self._given.methods
         ]
         other = METRICS[other_metric(self._given)[0]]
-        caption = f"{means_of(self._given)} Then means of {other}; intervals of each run stand below."
+        caption = f"{means_of(self._given)} Below them means of {other}; each run has its intervals below."
         yield table(heads, rows, caption=caption, kind="scores")
         yield tag("details", [tag("summary", "Every run"), self._runs()])
 
@@ -190,8 +190,9 @@ class _Report:
         fewer = "" if seeds == len(self._given.seeds) else f" ({counted(seeds, 'seed')})"
         name, field = other_metric(self._given)
         return tag("td", [self._figure("score", "points", at, "score"), " ",
-                          self._interval("score", ["points", at]), f"; {METRICS[name]} ",
-                          self._figure("score", "points", at, field), fewer])  # fmt: skip
+                          self._interval("score", ["points", at]), fewer,
+                          tag("div", [f"{METRICS[name]} ", self._figure("score", "points", at, field)],
+                              {"class": "interval"})])  # fmt: skip
 
     def _why(self, method: str, size: str) -> str:
         cells = [cell for cell in self._given.cells if (cell.method, cell.size) == (method, size)]
@@ -277,10 +278,14 @@ class _Report:
         if not gaps:
             return
         yield tag("h2", "What has no figures")
+        seeds: dict[tuple[str, str, str], list[int]] = {}
+        for cell in gaps:
+            seeds.setdefault((cell.method, cell.size, _reason(cell)), []).append(cell.seed)
         rows = [
-            [self._said(cell.method), quoted(cell.size), str(cell.seed), quoted(_reason(cell))] for cell in gaps
+            [self._said(method), quoted(size), ", ".join(map(str, some)), quoted(why)]
+            for (method, size, why), some in seeds.items()
         ]
-        yield table(["method", self._unit, "seed", "why"], rows, left=frozenset({0, 1, 3}))
+        yield table(["method", self._unit, "seeds", "why"], rows, left=frozenset({0, 1, 2, 3}))
 
     def _classes(self) -> Iterator[Html]:
         yield tag("h2", "Label by label")
@@ -292,11 +297,13 @@ class _Report:
             yield tag("details", [tag("summary", summary), *inside], {"open": ""} if not at else None)
 
     def _per_class(self, at: int, detail: Detail) -> Html:
-        names = ("precision", "recall", "f1", "support", "predicted")
+        there = {name for figures in detail.per_class.values() for name in figures}
+        every = ("precision", "recall", "f1", "support", "predicted")
+        names = [name for name in every if name in there]
         rows: list[list[Content]] = []
         for label, figures in detail.per_class.items():
             cells: list[Content] = [
-                self._figure("score" if name in names[:3] else "count", "details", at, "per_class", label, name)
+                self._figure("score" if name in every[:3] else "count", "details", at, "per_class", label, name)
                 if name in figures
                 else "–"
                 for name in names
@@ -304,7 +311,8 @@ class _Report:
             rows.append([quoted(label), *cells])
         spans = self._given.task == "tokens" and self._given.metric == "f1"
         what = "entities" if spans else "words" if self._given.task == "tokens" else "rows"
-        return table(["label", "precision", "recall", "F1", what, "predicted"], rows)
+        heads = {"f1": "F1", "support": what}
+        return table(["label", *(heads.get(name, name) for name in names)], rows)
 
     def _confusion(self, at: int, detail: Detail) -> Iterator[Html]:
         if not detail.confusion:

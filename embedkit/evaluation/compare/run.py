@@ -225,7 +225,7 @@ class Run:
             if cell.status != "done":
                 said.setdefault((cell.method, cell.status, cell.why), {})[task.size] = None
         for (method, status, why), sizes in said.items():
-            self.say(f"{method}, {' and '.join(sizes)}: {status}: {why}")
+            self.say(f"{method}, {', '.join(sizes)}: {status}: {why}")
         if self.kept:
             self.say(f"{len(self.kept)} of {counted(len(self._tasks()), 'cell')} were finished before")
 

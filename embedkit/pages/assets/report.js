@@ -3,7 +3,7 @@
 (() => {
   const { colour, colours, count, data: read, element, open } = embedkit;
   const data = read('chart-data');
-  const SYMBOLS = ['circle', 'rect', 'triangle', 'diamond', 'pin', 'arrow', 'roundRect'];
+  const SYMBOLS = ['circle', 'rect', 'triangle', 'diamond', 'emptyCircle', 'emptyRect', 'emptyTriangle', 'emptyDiamond'];
   const sizes = new Map(data.lines.flatMap(({ points }) => points.map((point) => [point.labels, point.size])));
   const shown = (value) => value.toFixed(3);
 
