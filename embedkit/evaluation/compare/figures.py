@@ -38,7 +38,7 @@ def scores_figure(found: Comparison) -> Figure:
     ticks = {size.per_class: _tick(size) for size in found.sizes if size.name in there}
     axes.set_xticks(list(ticks), list(ticks.values()), family=FONT)
     axes.minorticks_off()
-    axes.set_xlabel("sentences" if found.task == "tokens" else "labels a class", family=FONT)
+    axes.set_xlabel(found.unit, family=FONT)
     _finish(figure, axes, found)
     return figure
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -118,28 +119,28 @@ def _advice(found: Comparison) -> list[str]:
 def _scores(found: Comparison) -> list[str]:
     unit = "sentences" if found.task == "tokens" else "rows a class"
     head = f"## {METRICS[found.metric]} on {found.judged_rows:,} {found.judged} rows, by {unit}"
+    return [head, means_of(found), _by_size(found, partial(_score, found))]
+
+
+def _by_size(found: Comparison, shown: Callable[[Point | None, str, str], str]) -> str:
+    """Return a table of methods by sizes; `shown` is given a point, if there is one, its method and its size."""
     points = {(point.method, point.size): point for point in found.points}
     rows = [
         [
             method.name,
-            *(_score(found, points.get((method.name, size.name)), method.name, size.name) for size in found.sizes),
+            *(shown(points.get((method.name, size.name)), method.name, size.name) for size in found.sizes),
         ]
         for method in found.methods
     ]
-    return [head, means_of(found), markdown_table([["method", *(size.name for size in found.sizes)], *rows])]
+    return markdown_table([["method", *(size.name for size in found.sizes)], *rows])
 
 
 def _other_scores(found: Comparison) -> list[str]:
     if not found.points:
         return []
     name, field = other_metric(found)
-    means = {(point.method, point.size): f"{getattr(point, field):.3f}" for point in found.points}
-    rows = [
-        [method.name, *(means.get((method.name, size.name), "") for size in found.sizes)]
-        for method in found.methods
-    ]
     title = f"## {METRICS[name]}\n\nMeans; the interval of each run stands in compare.csv."
-    return [title, markdown_table([["method", *(size.name for size in found.sizes)], *rows])]
+    return [title, _by_size(found, lambda point, *_: "" if point is None else f"{getattr(point, field):.3f}")]
 
 
 def _score(found: Comparison, point: Point | None, method: str, size: str) -> str:
@@ -153,17 +154,12 @@ def _score(found: Comparison, point: Point | None, method: str, size: str) -> st
 def _costs(found: Comparison) -> list[str]:
     if not found.points:
         return []
-    points = {(point.method, point.size): point for point in found.points}
-    rows = [
-        [method.name, *(_cost(points.get((method.name, size.name))) for size in found.sizes)]
-        for method in found.methods
-    ]
     title = (
         "## Seconds to train, and peak memory\n\nFeatures, tuning and fit, as if nothing was kept; opening a "
         "model and judging are not counted. Memory is what a run added to Python and its libraries at its height, "
         "with what the allocator keeps of freed memory; so it varies between runs."
     )
-    return [title, markdown_table([["method", *(size.name for size in found.sizes)], *rows])]
+    return [title, _by_size(found, lambda point, *_: _cost(point))]
 
 
 def _cost(point: Point | None) -> str:
@@ -211,16 +207,12 @@ def _difference(entry: Difference) -> list[str]:
 
 
 def _missing(found: Comparison) -> list[str]:
-    lacking = [cell for cell in found.cells if cell.status != "done"]
-    if not lacking:
-        return []
-    seeds: dict[tuple[str, str, str, str], list[int]] = {}
-    for cell in lacking:
-        seeds.setdefault((cell.method, cell.size, cell.status, cell.why), []).append(cell.seed)
     rows = [
-        [method, size, ", ".join(map(str, some)), status, why]
-        for (method, size, status, why), some in seeds.items()
+        [method, size, ", ".join(map(str, seeds)), status, why]
+        for (method, size, status, why), seeds in found.gaps.items()
     ]
+    if not rows:
+        return []
     return ["## Without figures", markdown_table([["method", "size", "seeds", "state", "why"], *rows])]
 
 
@@ -294,6 +286,5 @@ def shown_text(found: Comparison) -> str:
             "-" if ms is None else f"{figure_text(ms, 'time')} ms",
         ]
         rows.append([printable(method.name, 60), *cells, *costs])
-    unit = "sentences" if found.task == "tokens" else "labels a class"
-    head = f"{METRICS[found.metric]} on {found.judged_rows:,} {found.judged} rows, by {unit}"
+    head = f"{METRICS[found.metric]} on {found.judged_rows:,} {found.judged} rows, by {found.unit}"
     return "\n".join([*said, "", head, *aligned(rows)])

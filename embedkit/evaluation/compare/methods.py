@@ -182,7 +182,7 @@ def recipe_of(
     Parameters
     ----------
     method : Method
-    model : str or Path
+    model : str
         The usual one.
     rows, shots : int
         What it learnt from, in all and of the largest class.

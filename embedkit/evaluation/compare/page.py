@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from embedkit.artifact import scrub
 from embedkit.data.text import counted, printable
 from embedkit.evaluation.compare.advice import METRICS
-from embedkit.evaluation.compare.result import Cell, Comparison, Detail
+from embedkit.evaluation.compare.result import Comparison, Detail
 from embedkit.evaluation.map import TextMap, map_scripts, shortened
 from embedkit.pages import Content, Html, asset, document, library, quoted, table, tag
 from embedkit.runtime.tokens import Text
@@ -101,7 +101,7 @@ class _Report:
         self._label = {method.name: method.label for method in self._given.methods}
         self._metric = METRICS.get(comparison.metric, comparison.metric)
         self._points = {(point.method, point.size): at for at, point in enumerate(self._given.points)}
-        self._unit = "sentences" if comparison.task == "tokens" else "labels a class"
+        self._unit = comparison.unit
 
     def page(self) -> str:
         given = self._given
@@ -196,7 +196,7 @@ class _Report:
 
     def _why(self, method: str, size: str) -> str:
         cells = [cell for cell in self._given.cells if (cell.method, cell.size) == (method, size)]
-        said = dict.fromkeys(_reason(cell) for cell in cells)
+        said = dict.fromkeys(_reason(cell.status, cell.why) for cell in cells)
         return "; ".join(said) or "not asked for"
 
     def _runs(self) -> Html:
@@ -212,7 +212,7 @@ class _Report:
             rows.append([
                 self._said(cell.method), quoted(cell.size), str(cell.seed),
                 self._figure("count", "cells", at, "rows"),
-                tag("td", said if scores else quoted(_reason(cell)), {"class": "words"}),
+                tag("td", said if scores else quoted(_reason(cell.status, cell.why)), {"class": "words"}),
                 self._figure("time", "cells", at, "train_seconds"), self._figure("time", "cells", at, "peak_mb"),
                 self._figure("count", "cells", at, "computed"), quoted("; ".join(cell.notes)),
             ])  # fmt: skip
@@ -274,17 +274,13 @@ class _Report:
         yield tag("details", [tag("summary", counted(len(rows), "pair")), shown])
 
     def _gaps(self) -> Iterator[Html]:
-        gaps = [cell for cell in self._given.cells if cell.status != "done"]
-        if not gaps:
+        rows = [
+            [self._said(method), quoted(size), ", ".join(map(str, seeds)), quoted(_reason(status, why))]
+            for (method, size, status, why), seeds in self._given.gaps.items()
+        ]
+        if not rows:
             return
         yield tag("h2", "What has no figures")
-        seeds: dict[tuple[str, str, str], list[int]] = {}
-        for cell in gaps:
-            seeds.setdefault((cell.method, cell.size, _reason(cell)), []).append(cell.seed)
-        rows = [
-            [self._said(method), quoted(size), ", ".join(map(str, some)), quoted(why)]
-            for (method, size, why), some in seeds.items()
-        ]
         yield table(["method", self._unit, "seeds", "why"], rows, left=frozenset({0, 1, 2, 3}))
 
     def _classes(self) -> Iterator[Html]:
@@ -452,8 +448,8 @@ class _Report:
         return {"metric": self._metric, "labels": self._unit, "lines": lines, "served": served}
 
 
-def _reason(cell: Cell) -> str:
-    return f"{_STATUS.get(cell.status, cell.status)}: {cell.why}" if cell.why else _STATUS.get(cell.status, "")
+def _reason(status: str, why: str) -> str:
+    return f"{_STATUS.get(status, status)}: {why}" if why else _STATUS.get(status, "")
 
 
 def _chart(name: str, said: str) -> Html:

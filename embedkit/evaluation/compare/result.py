@@ -384,6 +384,20 @@ class Comparison:
     format: int = FORMAT
 
     @property
+    def unit(self) -> str:
+        """What sizes count."""
+        return "sentences" if self.task == "tokens" else "labels a class"
+
+    @property
+    def gaps(self) -> dict[tuple[str, str, Status, str], list[int]]:
+        """Seeds of cells without figures, by method, size, status and why."""
+        seeds: dict[tuple[str, str, Status, str], list[int]] = {}
+        for cell in self.cells:
+            if cell.status != "done":
+                seeds.setdefault((cell.method, cell.size, cell.status, cell.why), []).append(cell.seed)
+        return seeds
+
+    @property
     def failed(self) -> list[Cell]:
         """Cells that ended in an error."""
         return [cell for cell in self.cells if cell.status == "failed"]

@@ -536,12 +536,13 @@ class Run:
     def _mixed(self) -> list[str]:
         """Say what differs between the conditions of finished cells."""
         timed = [self.shelf.find_timed(self._names[task]) for task in self.kept]
-        seen = [*(kept.made for kept in self.kept.values()), *(found[1] for found in timed if found is not None)]
-        seen = list(filter(None, seen))
-        apart: list[str] = []
-        for name in self._conditions():
-            if len({json.dumps(made.get(name), sort_keys=True) for made in seen}) > 1:
-                apart.append(name)
+        every = [*(kept.made for kept in self.kept.values()), *(found[1] for found in timed if found is not None)]
+        seen = [made for made in every if made]
+        apart = [
+            name
+            for name in self._conditions()
+            if len({json.dumps(made.get(name), sort_keys=True) for made in seen}) > 1
+        ]
         if not apart:
             return []
         return [f"Not all runs were made alike ({', '.join(apart)} differ), so compare their times with care."]

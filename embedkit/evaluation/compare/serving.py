@@ -152,21 +152,25 @@ def _latencies(
     threads: int | None,
 ) -> dict[str, float]:
     """Return the median milliseconds from one row to its answer, by precision, measured by turns."""
-    opened = [load(folder, precision, threads=threads) for precision in precisions]
-    answers = [predictor.tag if judged.kind == "tokens" else predictor.answer for predictor in opened]
-    calls = {name: partial(answer, [one]) for name, answer in zip(precisions, answers, strict=True)}
+    calls = {name: partial(_answer_of(folder, judged, threads, name), [one]) for name in precisions}
     return {name: found.median for name, found in latencies(calls, 0, threads).items()}
 
 
 def _throughput(folder: Path, judged: Split, threads: int | None) -> float:
     """Return how many judged rows a second the exported folder answers."""
-    predictor = load(folder, threads=threads)
-    inputs = list(judged.inputs[:_ROWS])
-    answer = predictor.tag if judged.kind == "tokens" else predictor.answer
+    inputs, answer = list(judged.inputs[:_ROWS]), _answer_of(folder, judged, threads)
     answer(cast("Any", inputs[:8]))
     start = time.perf_counter()
     answer(cast("Any", inputs))
     return len(inputs) / max(time.perf_counter() - start, 1e-9)
+
+
+def _answer_of(
+    folder: Path, judged: Split, threads: int | None, precision: str = FLOAT
+) -> Callable[[Any], object]:
+    """Open an exported folder; return what answers rows of a kind."""
+    predictor = load(folder, precision, threads=threads)
+    return predictor.tag if judged.kind == "tokens" else predictor.answer
 
 
 def _megabytes(folder: Path) -> dict[str, float]:
