@@ -337,6 +337,18 @@ class TestRun:
         with pytest.raises(UsageError, match="compared by accuracy, macro_f1, not by 'f1'"):
             replace(plan, metric="f1")
 
+    def test_what_earlier_cells_left_in_memory_is_not_in_the_table(
+        self, quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A later cell can only look larger than it is: the table tells the least over the seeds."""
+        grown = iter(range(100, 10_000, 100))
+        monkeypatch.setattr(Memory, "added_mb", lambda memory: float(next(grown)))
+        found = compared(replace(quick, shots=[2], seeds=[1, 2, 3]), tmp_path / "out")
+        for point in found.points:
+            peaks = [cell.peak_mb for cell in found.cells if cell.method == point.method]
+            assert len(set(peaks)) == 3
+            assert point.peak_mb == min(peak for peak in peaks if peak is not None)
+
     def test_a_peak_of_memory_that_cannot_be_measured_is_not_told(
         self, quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

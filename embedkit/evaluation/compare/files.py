@@ -156,8 +156,8 @@ def _costs(found: Comparison) -> list[str]:
         return []
     title = (
         "## Seconds to train, and peak memory\n\nFeatures, tuning and fit, as if nothing was kept; opening a "
-        "model and judging are not counted. Memory is what a run added to Python and its libraries at its height, "
-        "with what the allocator keeps of freed memory; so it varies between runs."
+        "model and judging are not counted. Memory is what a run added to Python and its libraries at its height: "
+        "the least over the seeds, because what earlier runs left in the allocator only adds."
     )
     return [title, _by_size(found, lambda point, *_: _cost(point))]
 

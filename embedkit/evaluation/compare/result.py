@@ -120,7 +120,7 @@ class Point:
     train_seconds : float
         Mean.
     peak_mb : float or None
-        Highest.
+        The least of its cells.
     """
 
     method: str

@@ -659,7 +659,8 @@ def _point(key: tuple[str, str], cells: Sequence[Cell], repeated: Repeated[tuple
     """Return the means of a method's cells at a size, by `f1` the one F1 that they have."""
     accuracy, other = (sum(cell.scores[name] for cell in cells) / len(cells) for name in ("accuracy", f1))
     seconds = sum(cell.train_seconds or 0.0 for cell in cells) / len(cells)
-    peak = max((cell.peak_mb for cell in cells if cell.peak_mb is not None), default=None)
+    # What the allocator kept of earlier cells only adds to the memory of a later one.
+    peak = min((cell.peak_mb for cell in cells if cell.peak_mb is not None), default=None)
     method, size = key
     low, high = repeated.interval(key)
     return Point(method, size, len(cells), repeated.mean(key), low, high, accuracy, other, seconds, peak)
