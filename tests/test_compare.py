@@ -395,7 +395,7 @@ class TestAdvice:
         assert crossing.at == pytest.approx(8 * 16 ** (2 / 3))
         assert found.text[0].startswith("With all 8,000 rows take finetune: accuracy 0.950")
         assert found.text[1] == (
-            "With fewer than about 51 labels a class take tfidf, from there on finetune: their curves cross there."
+            "With fewer than about 51 labels a class take tfidf, from there on finetune: there their curves cross."
         )
 
     def test_where_the_advice_changes_and_curves_do_not_cross(self) -> None:
@@ -407,7 +407,35 @@ class TestAdvice:
         found = self.advice(table)
         assert [size.pick for size in found.sizes] == ["tfidf", "finetune"]
         assert found.crossings[0].at is None
-        assert found.text[1] == "Up to 8 labels a class take tfidf, from 4,000 labels a class on finetune."
+        assert found.text[1] == "Up to 8 labels a class take tfidf, from 4,000 on finetune."
+
+    @pytest.mark.parametrize(
+        ("few", "tuned", "said"),
+        [
+            (0.78, 0.905, "Up to 8 labels a class take tfidf, at 128 few, from 4,000 on finetune."),
+            (
+                0.60,
+                0.905,
+                "With fewer than about 30 labels a class take tfidf, from there to 128 few, from 4,000 on "
+                "finetune: there their curves cross.",
+            ),
+            (
+                0.78,
+                0.60,
+                "Up to 8 labels a class take tfidf, from 128 to about 2,100 few, from there on finetune: "
+                "there their curves cross.",
+            ),
+        ],
+    )
+    def test_a_method_for_the_sizes_between(self, few: float, tuned: float, said: str) -> None:
+        table = {
+            "tfidf": {"8": (0.78,), "128": (0.70,), "full": (0.70,)},
+            "few": {"8": (few,), "128": (0.90,), "full": (0.91,)},
+            "finetune": {"8": (0.50,), "128": (tuned,), "full": (0.98,)},
+        }
+        costs = {"tfidf": 1.0, "few": 2.0, "finetune": 5.0}
+        served = [Served(name, "full", 1, "onnx float32", cost) for name, cost in costs.items()]
+        assert self.advice(table, served=served).text[1] == said
 
     def test_one_method_at_every_size(self) -> None:
         table = {"tfidf": {"8": (0.9,), "full": (0.95,)}, "finetune": {"8": (0.6,), "full": (0.9,)}}

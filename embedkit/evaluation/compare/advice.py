@@ -181,10 +181,14 @@ def _points(margin: float) -> str:
 
 def _unit(tokens: bool) -> Callable[[float], str]:
     def said(size: float) -> str:
-        count = int(size) if float(size).is_integer() else rounded(size)
+        count = _count(size)
         return counted(count, "sentence") if tokens else f"{counted(count, 'label')} a class"
 
     return said
+
+
+def _count(size: float) -> int:
+    return int(size) if float(size).is_integer() else rounded(size)
 
 
 def rounded(number: float) -> int:
@@ -230,16 +234,25 @@ def _ranges(
         return []
     if not crossings:
         return [f"That holds at every size from {unit(found[0][0].per_class)} on: take {found[0][1].pick}."]
-    said = []
-    for place, change in enumerate(crossings):
-        if change.at is not None:
-            edge = f"With fewer than about {unit(change.at)}" if place == 0 else f"Below about {unit(change.at)}"
-            said.append(f"{edge} take {change.before}, from there on {change.after}: their curves cross there.")
-        else:
-            said.append(
-                f"Up to {unit(change.low)} take {change.before}, from {unit(change.high)} on {change.after}."
-            )
-    return said
+    first, last = crossings[0], crossings[-1]
+    edge = f"Up to {unit(first.low)}" if first.at is None else f"With fewer than about {unit(first.at)}"
+    said = [f"{edge} take {first.before}"]
+    said += [f"{_between(begin, end)} {begin.after}" for begin, end in pairwise(crossings)]
+    said += [f"{_begin(last)} on {last.after}"]
+    cross = ": there their curves cross" if any(change.at is not None for change in crossings) else ""
+    return [f"{', '.join(said)}{cross}."]
+
+
+def _between(begin: Crossing, end: Crossing) -> str:
+    if begin.at is None and end.at is None and begin.high == end.low:
+        return f"at {_count(end.low):,}"
+    until = f"{_count(end.low):,}" if end.at is None else f"about {_count(end.at):,}"
+    return f"{_begin(begin)} to {until}"
+
+
+def _begin(change: Crossing) -> str:
+    """Say where the method after a change begins; the size of a crossing was said by the one before."""
+    return f"from {_count(change.high):,}" if change.at is None else "from there"
 
 
 def _fewer(last: tuple[Size, Choice, dict[str, Point]]) -> list[str]:
