@@ -218,6 +218,28 @@ def test_pictures_draw_the_figures_of_the_json() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("costs", "limits", "ticks"),
+    [
+        ((2.96, 3.05), (1, 10), ["1", "2", "5", "10"]),  # nearly equal: not at the two ends of the picture
+        ((0.456, 4567.8), (0.1, 10_000), ["0.1", "1", "10", "100", "1,000", "10,000"]),
+        ((10.0, 10.0), (10, 100), ["10", "20", "50", "100"]),
+    ],
+)
+def test_costs_stand_on_whole_decades(
+    costs: tuple[float, float], limits: tuple[float, float], ticks: list[str]
+) -> None:
+    given = made()
+    served = [replace(given.served[0], method=point.method, how="onnx float32", latency_ms=cost)
+              for point, cost in zip(given.points[-2:], costs, strict=True)]  # fmt: skip
+    assert len({entry.method for entry in served}) == 2
+    axes = costs_figure(replace(given, served=served)).axes[0]
+    low, high = axes.get_xlim()
+    assert (low, high) == pytest.approx((limits[0] / 1.1, limits[1] * 1.1))
+    places = [place for place in axes.get_xticks() if low <= place <= high]
+    assert axes.xaxis.get_major_formatter().format_ticks(places) == ticks
+
+
 def test_sizes_of_small_classes_stand_where_they_are_and_are_called_as_asked() -> None:
     sizes = [Size("8", 8, 40, 8.0), Size("128", 128, 168, 33.6), Size("full", None, 240, 48.0)]
     points = [replace(made().points[0], size=size.name) for size in sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from embedkit.evaluation.compare.advice import METRICS
@@ -55,6 +56,7 @@ def costs_figure(found: Comparison) -> Figure:
 
     figure = Figure(figsize=(8.4, 4.4), layout="constrained", facecolor="white")
     serve, train = figure.subplots(1, 2, sharey=True)
+    costs: dict[Axes, list[float]] = {serve: [], train: []}
     latency = {entry.method: entry.latency_ms for entry in found.served if not entry.how.endswith("int8")}
     for number, method in enumerate(found.methods):
         point = _largest(found, method.name)
@@ -63,19 +65,33 @@ def costs_figure(found: Comparison) -> Figure:
         error = [[point.score - point.low], [point.high - point.score]]
         for axes, cost in ((serve, latency.get(method.name)), (train, point.train_seconds)):
             if cost is not None and cost > 0:
+                costs[axes].append(cost)
                 label = drawn(f"{method.label} ({point.size})", _LABEL)
                 axes.errorbar([cost], [point.score], yerr=error, label=label, markersize=6, **_style(number))
     serve.set_xlabel("ms for one text, as served (float32)", family=FONT)
     train.set_xlabel("seconds to train", family=FONT)
-    for axes in (serve, train):
+    for axes, there in costs.items():
         _tidy(axes)
-        if axes.has_data():
-            axes.set_xscale("log")
+        if there:
+            _decades(axes, min(there), max(there))
     serve.set_ylabel(f"{METRICS[found.metric]}, 95 % interval", family=FONT)
     handles, labels = train.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False,
                   prop={"family": FONT, "size": 8})  # fmt: skip
     return figure
+
+
+def _decades(axes: Axes, low: float, high: float) -> None:
+    """Give an axis of costs whole decades, so that costs that are nearly equal do not look far apart."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    last = max(last, first + 1)
+    axes.set_xscale("log")
+    axes.set_xlim(10.0**first / 1.1, 10.0**last * 1.1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if last - first <= 2 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:,g}"))
+    axes.minorticks_off()
 
 
 def _largest(found: Comparison, method: str) -> Point | None:

@@ -224,9 +224,7 @@ def _notes(found: Comparison) -> list[str]:
             where.setdefault(note, {})[f"{cell.method} at {cell.size}"] = None
     said = [_marked(str(note)) for note in found.data.get("notes", [])]
     said += [f"{_marked(', '.join(cells))}: {_marked(note)}" for note, cells in where.items()]
-    leaks = [f"{count:,} rows of {_marked(name)} also stand in train" for name, count in
-             _mapping(found.data, "leaks").items() if count]  # fmt: skip
-    return ["## Notes", "\n".join(f"- {line}" for line in [*said, *leaks])] if said or leaks else []
+    return ["## Notes", "\n".join(f"- {line}" for line in said)] if said else []
 
 
 def _made(found: Comparison) -> list[str]:
