@@ -17,9 +17,10 @@ from embedkit.encoders import EncoderSettings, Extraction, FeatureExtractor, Wor
 from embedkit.errors import OutputExistsError, UsageError
 from embedkit.estimators.frozen import Predictions
 from embedkit.evaluation.compare.advice import advise, rounded
-from embedkit.evaluation.compare.budget import Estimates, parse_budget, time_said
+from embedkit.evaluation.compare.budget import Estimates, Work, parse_budget, time_said
 from embedkit.evaluation.compare.cells import Shelf, Truth, answers_of, cell_name, detail_of
 from embedkit.evaluation.compare.methods import (
+    answers_by,
     encoder_of,
     parse_methods,
     reach_of,
@@ -85,6 +86,12 @@ class TestAskedFor:
             ("fewshot:epochs=many", "epochs is a number"),
             ("setfit:iterations=-1", "iterations is a number"),
             ("fewshot:upto=x", "upto is a number"),
+            ("fewshot:loss=cosin", "loss is cosine or supcon, not 'cosin'"),
+            ("fewshot:strategy=x", "strategy is oversampling or"),
+            ("fewshot:batch-size=16.5", "batch-size is a whole number from 1 up, not '16.5'"),
+            ("fewshot:pair-iterations=0", "pair-iterations is a whole number"),
+            ("setfit:epochs=1.5", "epochs is a whole number"),
+            ("finetune:batch-size=16.5", "batch-size is a whole number"),
         ],
     )
     def test_what_cannot_be_is_refused_before_anything_is_opened(self, text: str, said: str) -> None:
@@ -165,7 +172,8 @@ class TestAskedFor:
             ("setfit", "text", 33, "run up to 32"),
             ("setfit", "pair", 8, "reads no pairs"),
             ("tfidf", "tokens", 8, "is for texts"),
-            ("finetune:from=128", "text", 32, "asked for from 128"),
+            ("finetune:from=128", "text", 32, "asked for from 128 rows a class on"),
+            ("finetune:from=128", "tokens", 32, "asked for from 128 sentences on"),
             ("frozen", "tokens", 8, ""),
         ],
     )
@@ -184,6 +192,18 @@ class TestAskedFor:
     def test_budgets_that_are_none(self, text: str) -> None:
         with pytest.raises(UsageError, match="--budget"):
             parse_budget(text)
+
+    @pytest.mark.parametrize(
+        ("one", "other", "alike"),
+        [
+            ("fewshot", "fewshot:upto=512", True),
+            ("finetune:from=8:freeze=2", "finetune:freeze=2:from=128", True),
+            ("frozen:clf=ridge:layers=-2", "frozen:layers=-2:clf=ridge", True),
+            ("finetune", "finetune:freeze=2", False),
+        ],
+    )
+    def test_where_a_method_is_run_changes_none_of_its_answers(self, one: str, other: str, alike: bool) -> None:
+        assert (len({answers_by(parse_methods(name)[0]) for name in (one, other)}) == 1) == alike
 
     def test_usual_sizes_are_smaller_than_train(self) -> None:
         assert usual_shots(text_split("train", 80)) == [8, 32, None]
@@ -303,24 +323,28 @@ class TestEstimates:
     def test_cells_that_are_done_correct_them(self) -> None:
         (method,) = parse_methods("finetune")
         estimates = Estimates(lambda method: 0.01)
-        before = estimates.of(method, 1000, 100, 6)
-        estimates.learn(method, 100, 100, 6, 2 * estimates.of(method, 100, 100, 6))
-        assert estimates.of(method, 1000, 100, 6) == pytest.approx(2 * before)
+        before = estimates.of(method, Work(1000, 100, 6))
+        estimates.learn(method, Work(100, 100, 6), 2 * estimates.of(method, Work(100, 100, 6)))
+        assert estimates.of(method, Work(1000, 100, 6)) == pytest.approx(2 * before)
 
     def test_features_from_the_store_do_not_make_an_encoder_look_quick(self) -> None:
         """The cells after the first find the judged rows in the store, and the largest finds few of its own."""
         (method,) = parse_methods("frozen")
         estimates = Estimates(lambda method: 0.01)
-        estimates.learn(method, 16, 1000, 1, 1 + 0.001 * 1016 + 0.01 * 1016, computed=1016)
-        assert estimates.of(method, 64, 1000, 1) == pytest.approx(1 + 0.001 * 1064 + 0.01 * 1064)
-        for size, new in ((64, 48), (256, 192)):
-            estimates.learn(method, size, 1000, 1, 1 + 0.001 * (size + 1000) + 0.01 * new, computed=new)
-        assert estimates.of(method, 8000, 1000, 1) == pytest.approx(1 + 0.001 * 9000 + 0.01 * 8000)
+        for size, new in ((16, 1016), (64, 48), (256, 192)):
+            estimates.learn(method, Work(size, 1000, 1, new), 1 + 0.001 * (size + 1000) + 0.01 * new)
+        assert estimates.of(method, Work(8000, 1000, 1, 7744)) == pytest.approx(1 + 0.001 * 9000 + 0.01 * 7744)
+        assert estimates.of(method, Work(8000, 1000, 1, 0)) == pytest.approx(1 + 0.001 * 9000)
+
+    def test_nothing_is_measured_where_nothing_is_estimated(self) -> None:
+        """Of a comparison that is finished no encoder needs to be opened."""
+        estimates = Estimates(lambda method: pytest.fail("an encoder was opened"))
+        estimates.learn(parse_methods("frozen")[0], Work(16, 1000, 1, 16), 3.0)
 
     def test_more_work_takes_longer(self) -> None:
         estimates = Estimates(lambda method: 0.01)
         frozen, fewshot, setfit, tuned, upper = (
-            estimates.of(method, 32, 1000, 6)
+            estimates.of(method, Work(32, 1000, 6, 1032))
             for method in parse_methods("frozen,fewshot,setfit,finetune,finetune:freeze=half")
         )
         assert frozen < fewshot < setfit
@@ -441,6 +465,20 @@ class TestAdvice:
         table = {"tfidf": {"8": (0.9,), "full": (0.95,)}, "finetune": {"8": (0.6,), "full": (0.9,)}}
         assert self.advice(table).text[1] == "That holds at every size from 8 labels a class on: take tfidf."
 
+    def test_what_was_left_out_where_few_labels_are_is_named_too(self) -> None:
+        """The advice speaks of all sizes: a method without figures at one of them was not outdone there."""
+        table = {"tfidf": {"8": (0.8,), "128": (0.8,), "full": (0.9,)}, "few": {"8": (0.85,), "full": (0.89,)}}
+        cells = [
+            Cell("few", "128", 1, "skipped", "estimated 2 min, and 1 s of the budget are left"),
+            Cell("slow", "8", 1, "missing", "not run yet"),
+            Cell("slow", "full", 1, "missing", "not run yet"),
+            Cell("slow", "512", 1, "missing", "not run yet"),
+        ]
+        assert self.advice(table, cells=cells).text[-1] == (
+            "Not in the advice: slow at 8, full (not run yet); few at 128 (estimated 2 min, and 1 s of the budget "
+            "are left)."
+        )
+
     def test_the_cheapest_within_the_margin(self) -> None:
         table = {"tfidf": {"full": (0.80,)}, "frozen": {"full": (0.948,)}, "finetune": {"full": (0.95,)}}
         found = self.advice(table).sizes[0]
@@ -465,7 +503,7 @@ class TestAdvice:
         cells = [Cell("finetune", "full", 1, "skipped", "estimated 2.0 h, and 1 s of the budget are left")]
         found = self.advice({"tfidf": {"full": (0.9,)}}, cells=cells)
         assert found.text[-1] == (
-            "Not in the advice at this size: finetune (estimated 2.0 h, and 1 s of the budget are left)."
+            "Not in the advice: finetune at full (estimated 2.0 h, and 1 s of the budget are left)."
         )
 
     def test_what_shares_no_seed_with_the_best_is_named(self) -> None:
@@ -480,13 +518,13 @@ class TestAdvice:
         told: dict[str, Any] = {"metric": "accuracy", "rows": 4000, "margin": 0.01, "cost": "serve"}
         found = advise(points, apart, sizes, SERVED, cells, **told, tokens=False)
         assert found.sizes[0].good == ["finetune"]
-        assert found.text[-1] == "Not in the advice at this size: tfidf (no seed in common with the others)."
+        assert found.text[-1] == "Not in the advice: tfidf at full (no seed in common with the others)."
 
     def test_a_method_that_was_cut_after_an_easy_sample_is_not_the_best(self) -> None:
         """On the seed that both have it is the worse one, though its mean is higher."""
         found = self.advice({"finetune": {"full": (0.80, 0.70, 0.70)}, "tfidf": {"full": (0.75,)}})
         assert (found.sizes[0].best, found.sizes[0].pick) == ("finetune", "finetune")
-        assert "Run with fewer than 3 seeds, and compared on these: tfidf (1)." in found.text
+        assert "Run with fewer seeds than others, and compared on these: tfidf at full (1 of 3)." in found.text
         found = self.advice({"finetune": {"full": (0.80, 0.70, 0.70)}, "tfidf": {"full": (0.85,)}})
         assert found.sizes[0].best == "tfidf"
         found = self.advice({"finetune": {"full": (0.80, 0.70, 0.70)}, "tfidf": {"full": (0.799,)}}).sizes[0]

@@ -286,8 +286,10 @@ def test_the_advice_comes_first_and_the_parts_follow_in_order() -> None:
     ]  # fmt: skip
     advice = [element.text for element in parsed.elements if element.attributes.get("class") == "advice"]
     assert advice == ["With all labels take TF-IDF.", "With fewer than about 60 take frozen."]
-    assert "TF-IDF + logreg (4,321 more rows would tell)" in parsed.inside("bdi")
-    assert "frozen MiniLM (more seeds would tell)" in parsed.inside("bdi")
+    assert "TF-IDF + logreg: about 4,300 more rows would, if the difference stays as it is" in parsed.inside("bdi")
+    assert "frozen MiniLM: its runs differ too much, so more seeds would have to tell (--seeds)" in parsed.inside(
+        "bdi"
+    )
     assert parsed.inside("pre") == [""]
     assert "embedkit compare reviews -o out" in parsed.inside("bdi")
     assert {"versions numpy", "2.4.6", "digests train", "ab12", "threads", "1, 2"} <= set(parsed.inside("bdi"))

@@ -8,18 +8,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
 
 from embedkit.data import Split
+from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
 from embedkit.errors import DataError, MissingExtraError, UsageError
 from embedkit.evaluation.compare.files import cells_csv, markdown_table, report_text, shown_text
 from embedkit.evaluation.compare.methods import parse_methods
 from embedkit.evaluation.compare.result import Comparison, Method, read_comparison
-from embedkit.evaluation.compare.run import Plan
+from embedkit.evaluation.compare.run import Plan, run_comparison
 from embedkit.evaluation.compare.runners import Memory, Sample, Workshop
+from embedkit.store import FeatureStore
 from tests import comparisons, test_cli
 from tests.comparisons import compared, figures, text_split
 from tests.test_cli import CANARY
@@ -211,7 +213,58 @@ class TestRun:
         why = next(cell.why for cell in found.cells if (cell.method, cell.size) == ("frozen", "full"))
         assert why.startswith("estimated 1.7 h, and ")
         assert found.advice is not None
-        assert any("frozen (estimated" in line for line in found.advice.text)
+        assert any("frozen at full (estimated" in line for line in found.advice.text)
+
+    def test_what_the_store_has_takes_no_time_of_the_budget(
+        self, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of `embedkit extract`, of another head on the same features, of an earlier comparison."""
+        monkeypatch.setattr(Workshop, "seconds_a_text", lambda self, method, train: 100.0)
+        store = FeatureStore(tmp_path / "store")
+
+        def opener(settings: EncoderSettings) -> FeatureExtractor:
+            return FeatureExtractor(settings, store=store)
+
+        told = replace(plan, budget=60.0, methods=parse_methods("frozen,frozen:clf=ridge"))
+        nothing = run_comparison(told, tmp_path / "a", {}, {}, opener=opener, word_opener=WordExtractor)
+        assert {cell.status for cell in nothing.cells} == {"skipped"}
+        for part in plan.splits.values():
+            opener(plan.usual).transform(cast("Any", part.inputs))
+        found = run_comparison(told, tmp_path / "a", {}, {}, opener=opener, word_opener=WordExtractor)
+        assert {cell.status for cell in found.cells} == {"done"}
+
+    def test_a_method_that_is_run_up_to_another_size_keeps_its_cells(self, quick: Plan, tmp_path: Path) -> None:
+        first = compared(replace(quick, methods=parse_methods("tfidf:upto=6")), tmp_path / "out")
+        said = list[str]()
+        told = replace(quick, methods=parse_methods("tfidf:upto=full"))
+        found = compared(told, tmp_path / "out", say=said.append)
+        assert [cell.status for cell in first.cells] == ["done"] * 4 + ["skipped"] * 2
+        assert {(cell.method, cell.status) for cell in found.cells} == {("tfidf:upto=full", "done")}
+        assert "4 of 6 cells were finished before" in said
+        assert {detail.method for detail in found.details} == {"tfidf:upto=full"}
+
+    def test_the_most_frequent_label_is_that_of_train(self, quick: Plan, tmp_path: Path) -> None:
+        """A sample has as many rows of each label, and says nothing of how frequent they are."""
+        labels = ["rare", *["usual"] * 9] * 4
+        parts = [Split(name, "text", [f"{name} {i}" for i in range(40)], labels, np.arange(1, 41), f"{name}.csv")
+                 for name in ("train", "test")]  # fmt: skip
+        told = replace(quick, splits={part.name: part for part in parts}, methods=parse_methods("majority"))
+        assert {point.score for point in compared(replace(told, shots=[2, None]), tmp_path / "out").points} == {
+            0.9
+        }
+
+    @pytest.mark.parametrize("every", [1, 2, 20])
+    def test_one_label_or_none(self, quick: Plan, tmp_path: Path, every: int) -> None:
+        """Of one column scikit-learn makes two, no and yes."""
+        spam = [place % every == 0 for place in range(40)]
+        texts = [f"{'buy cheap pills' if one else 'see you at noon'} number{i}" for i, one in enumerate(spam)]
+        labels = [["spam"] if one else [] for one in spam]
+        parts = [Split(name, "text", [f"{name} {text}" for text in texts], labels, np.arange(1, 41), f"{name}.csv")
+                 for name in ("train", "test")]  # fmt: skip
+        told = replace(quick, splits={part.name: part for part in parts}, methods=parse_methods("tfidf"))
+        found = compared(replace(told, shots=[None], seeds=[1]), tmp_path / "out")
+        assert [cell.status for cell in found.cells] == ["done"]
+        assert found.cells[0].scores["accuracy"] == 1.0
 
     def test_what_is_left_out_and_what_is_there_is_said_once(self, quick: Plan, tmp_path: Path) -> None:
         told = replace(quick, shots=[2, 400, 500], seeds=[1, 2], methods=parse_methods("majority,tfidf:from=9"))
@@ -237,9 +290,20 @@ class TestRun:
         found = compared(replace(told, methods=parse_methods("majority,tfidf")), tmp_path / "out")
         assert first.advice is not None
         assert found.advice is not None
-        said = "Not all runs were made alike (machine differ), so compare their times with care."
-        assert said not in first.advice.text
-        assert said in found.advice.text
+        said = "Not all runs were made alike, and as this report says (machine differ), so"
+        assert not any(line.startswith(said) for line in first.advice.text)
+        assert any(line.startswith(said) for line in found.advice.text)
+
+    def test_a_report_on_cells_of_another_machine_says_so(
+        self, quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Though they are all alike: what the report says of the machine is true of none of them."""
+        told = replace(quick, shots=[2], seeds=[1])
+        compared(told, tmp_path / "out")
+        monkeypatch.setattr("embedkit.evaluation.compare.run.processor", lambda: "another")
+        found = compared(told, tmp_path / "out")
+        assert found.advice is not None
+        assert any("(machine differ)" in line for line in found.advice.text)
 
     def test_the_advice_says_how_to_have_it(self, quick: Plan, tmp_path: Path) -> None:
         found = compared(replace(quick, methods=parse_methods("tfidf")), tmp_path / "out")
@@ -333,6 +397,11 @@ class TestRun:
         assert best.score > 0.5
         assert "sentences" in shown_text(found)
 
+    def test_a_cost_that_is_none(self, plan: Plan) -> None:
+        """Before hours of cells, not after them."""
+        with pytest.raises(UsageError, match="cost is 'latency'; allowed: serve, train"):
+            replace(plan, cost="latency")  # type: ignore[arg-type]
+
     def test_a_metric_that_the_data_have_not(self, plan: Plan) -> None:
         with pytest.raises(UsageError, match="compared by accuracy, macro_f1, not by 'f1'"):
             replace(plan, metric="f1")
@@ -348,6 +417,16 @@ class TestRun:
             peaks = [cell.peak_mb for cell in found.cells if cell.method == point.method]
             assert len(set(peaks)) == 3
             assert point.peak_mb == min(peak for peak in peaks if peak is not None)
+
+    def test_libraries_are_no_memory_of_the_encoder(
+        self, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With a budget an encoder is probed before its first cell."""
+        seen, begin = list[str](), Memory.begin
+        monkeypatch.setattr("embedkit.evaluation.compare.runners._import", seen.append)
+        monkeypatch.setattr(Memory, "begin", lambda: (seen.append("begin"), begin())[1])
+        Workshop(plan.usual, FeatureExtractor, WordExtractor, tmp_path).probe(plan.methods[2], plan.train)
+        assert seen == ["frozen", "begin"]
 
     def test_a_peak_of_memory_that_cannot_be_measured_is_not_told(
         self, quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

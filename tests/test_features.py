@@ -107,13 +107,15 @@ def test_vectors_are_in_input_order_and_texts_computed_once(
         patch.setattr(texts_module, "CHUNK_ROWS", chunk)
         Bench(model, Path(folder))(before)
         bench = Bench(model, Path(folder), batch_tokens=batch_tokens)
+        missing = bench.extractor.missing(texts)
         vectors, done = bench(texts)
+        assert bench.extractor.missing(texts) == 0
         unique, known = set(texts), set(texts) & set(before)
         if texts:
             assert_equal(vectors, bench.expected(texts))
         assert vectors.shape == (len(texts), 32)
         assert (done.rows, done.unique, done.hits) == (len(texts), len(unique), len(known))
-        assert done.computed == len(unique) - len(known) == bench.encoder.windows
+        assert done.computed == missing == len(unique) - len(known) == bench.encoder.windows
         assert sum(bench.progress) == len(texts)
         assert 0 not in bench.progress
         assert done.truncated == texts.count("market " * 80)
@@ -125,7 +127,9 @@ def test_vectors_are_in_input_order_and_texts_computed_once(
 def test_pairs_are_in_input_order_and_computed_once(model: Path, tmp_path: Path, pairs: str) -> None:
     inputs = [(POOL[i % 5], POOL[i % 7]) for i in range(40)] + [("", ""), ("market " * 80, "bank " * 80)] * 2
     bench = Bench(model, tmp_path, pairs=pairs)
+    missing = bench.extractor.missing(inputs)
     vectors, done = bench(inputs)
+    assert (missing, bench.extractor.missing(inputs)) == (done.computed, 0)
     if pairs == "cross":
         assert_equal(vectors, bench.expected(inputs))
         assert done.unique == done.computed == len(set(inputs))

@@ -335,6 +335,23 @@ def test_the_best_weights_are_kept(model: str, tmp_path: Path) -> None:
     assert same(weights_of(found.model), kept)
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [("tokenizer.json", "post_processor", None), ("config.json", "hidden_dropout_prob", 0.3)],
+)
+def test_what_is_trained_depends_on_more_than_weights(tmp_path: Path, file: str, name: str, value: Any) -> None:
+    """A folder whose tokenizer or configuration was mended is another start, for checkpoints and comparisons."""
+    path = make_encoder(tmp_path / "m", "bert") / file
+    before, again = (open_start(str(path.parent)).identity() for _ in range(2))
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told[name] = value
+    path.write_text(json.dumps(told), encoding="utf-8")
+    after = open_start(str(path.parent)).identity()
+    assert before == again
+    assert before != after
+    assert before["model"] == after["model"]
+
+
 def test_a_run_depends_on_its_seed_alone(model: str) -> None:
     first, again, other = (weights_of(tuned(model, False, seed=seed).model) for seed in (1, 1, 2))
     assert same(first, again)

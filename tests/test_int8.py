@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from embedkit.data import LabelCodec, open_dataset
 from embedkit.errors import DataError, ExportError, UsageError
-from embedkit.evaluation.trial import classifier_trial, encoder_trial, held_out_trial, task_trial
+from embedkit.evaluation.trial import classifier_trial, encoder_trial, held_out_trial, splits_trial, task_trial
 from embedkit.export.quantize import Setting, int8_rows, quantize, settings, vnni
 from embedkit.export.verdict import FEW, Outcome, Rows, Trial, Verdict, _compared, decide_int8, verdict_text
 
@@ -290,6 +290,16 @@ def test_settings_are_chosen_on_validation_or_a_tenth_of_train(
     assert {text.split()[0] for text in trial.choice.inputs} == {choice}
     assert len(trial.choice.inputs) == (6 if choice == "validation" else 4)
     assert trial.test.true.tolist() == [0, 1] * 5
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_many_rows_are_not_all_chosen_on(tmp_path: Path, validation: bool) -> None:
+    sizes = {"train": 400, "test": 10, **({"validation": 40} if validation else {})}
+    splits = open_dataset(str(write(tmp_path / "d", **sizes))).splits()
+    whole, some = (splits_trial(splits, Trained.codec, most=most) for most in (None, 7))
+    assert (len(whole.choice.inputs), len(some.choice.inputs)) == (40, 7)
+    assert set(some.choice.inputs) < set(whole.choice.inputs)
+    assert some.test.inputs == whole.test.inputs
 
 
 def test_a_file_of_its_own_is_judged_whole_and_the_training_data_are_chosen_on(tmp_path: Path) -> None:

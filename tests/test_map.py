@@ -184,6 +184,15 @@ def test_labels_predictions_errors_and_splits() -> None:
     assert data["texts"] == [["a"], ["b"], ["c"], ["d"]]
 
 
+def test_confidence_is_of_the_label_that_was_predicted() -> None:
+    """With thresholds that is not always the most probable one."""
+    answered = Given(np.array([1, 0]), np.array([[0.7, 0.3], [0.7, 0.3]]))
+    classifier = Known(LabelCodec(("y", "x")))
+    given_ = [split("test", ["a", "b"], None)]
+    drawn = make_map(given_, laid(2), title="t", classifier=classifier, answered=answered)  # type: ignore[arg-type]
+    assert drawn.data()["confidence"] == [0.3, 0.7]
+
+
 def test_sets_of_labels_are_groups() -> None:
     parts = [split("test", ["a", "b", "c"], [["q", "p"], [], ["p"]])]
     classifier = Known(LabelCodec(("p", "q")), multi_label=True)

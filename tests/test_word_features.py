@@ -155,6 +155,7 @@ def test_every_word_has_a_row_in_its_place(
         told: list[int] = []
         opened = extractor(model, Path(folder), max_length=12, batch_tokens=batch_tokens)
         opened.progress = told.append
+        missing = opened.missing(sentences)
         done = opened.transform(sentences)
         assert np.diff(done.offsets).tolist() == list(map(len, sentences))
         assert done.vectors.shape == (sum(map(len, sentences)), 32)
@@ -162,7 +163,7 @@ def test_every_word_has_a_row_in_its_place(
         assert sum(told) == len(sentences)
         distinct, known = {tuple(words) for words in sentences}, {tuple(words) for words in before}
         assert done.extraction.unique == len(distinct)
-        assert done.extraction.computed == len({words for words in distinct - known if words})
+        assert missing == done.extraction.computed == len({words for words in distinct - known if words})
         assert done.extraction.empty == done.empty.sum()
         assert (np.abs(done.vectors).max(axis=1, initial=0) == 0).tolist() == done.empty.tolist()
         for number, words in enumerate(sentences):

@@ -78,9 +78,8 @@ class FeatureExtractor(Opened):
         numbers = np.arange(1, n + 1) if rows is None else rows
         if set(map(type, inputs)) != {str}:
             check_texts(inputs, numbers)
-        if n and isinstance(inputs[0], tuple) and self.recipe.pairs == "bi":
-            texts = [part for parts in zip(*inputs, strict=True) for part in parts]  # all firsts, all seconds
-            run = self._distinct(texts, np.tile(numbers, 2))
+        if self._apart(inputs):
+            run = self._distinct(_sides(inputs), np.tile(numbers, 2))
             vectors = pair_features(run.vectors[:n], run.vectors[n:])
             done = run.extraction
             done.truncated = int((run.truncated[:n] | run.truncated[n:]).sum())
@@ -93,9 +92,26 @@ class FeatureExtractor(Opened):
         done.seconds = time.perf_counter() - start
         return Features(vectors, done)
 
+    def missing(self, inputs: Sequence[Text]) -> int:
+        """Return how many distinct texts or pairs the store lacks, so that `transform` would have them read.
+
+        Raises
+        ------
+        DataError
+            A text has no UTF-8.
+        StoreError
+            The store cannot be read.
+        """
+        texts = _sides(inputs) if self._apart(inputs) else inputs
+        return self._job(texts, np.arange(1, len(texts) + 1))[0].lacking()
+
+    def _apart(self, inputs: Sequence[Text]) -> bool:
+        """Whether the sides of pairs are read one by one."""
+        return self.recipe.pairs == "bi" and len(inputs) > 0 and isinstance(inputs[0], tuple)
+
     def keys(self, inputs: Sequence[Text], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return what inputs are called in the store, (n, parts, 16); pairs that are read apart have 2 parts."""
-        if self.recipe.pairs == "bi" and len(inputs) and isinstance(inputs[0], tuple):
+        if self._apart(inputs):
             parts = [keys_of(list(part), rows) for part in zip(*inputs, strict=True)]
         else:
             parts = [keys_of(inputs, rows)]
@@ -134,18 +150,23 @@ class FeatureExtractor(Opened):
 
     def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> _Run:
         """Look distinct texts up, compute what is missing, and lay them out in input order."""
-        keys = keys_of(texts, rows)
-        first, which = distinct(keys)
-        job = _Job(self, [texts[i] for i in first.tolist()], keys[first], rows[first], np.bincount(which))
+        job, keys, which = self._job(texts, rows)
         job.fill()
         vectors = self.recipe.compose(job.vectors) if len(texts) else np.empty((0, self.width()), np.float32)
-        repeated = len(first) < len(texts)  # else `which` is 0, 1, 2, ... and nothing needs to be moved
+        repeated = len(keys) < len(texts)  # else `which` is 0, 1, 2, ... and nothing needs to be moved
         return _Run(
             vectors[which] if repeated else vectors,
             job.truncated[which],
             (job.content == 0)[which],
-            job.cost(keys[first]),
+            job.cost(keys),
         )
+
+    def _job(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> tuple[_Job, Keys, NDArray[np.int64]]:
+        """Return the distinct texts as a job, their keys, and which of them each text is."""
+        keys = keys_of(texts, rows)
+        first, which = distinct(keys)
+        items = [texts[i] for i in first.tolist()]
+        return _Job(self, items, keys[first], rows[first], np.bincount(which)), keys[first], which
 
     def texts_per_row(self, kind: str) -> int:
         """Texts that the encoder reads for one input: what `progress` counts."""
@@ -155,6 +176,11 @@ class FeatureExtractor(Opened):
         """Say what was lost on the way: texts cut off, texts without a token."""
         advice = "; see max_length and long='mean' (--max-length, --long mean)"
         return lost(done.rows, done.truncated, done.empty, self.recipe.max_length, self.recipe.side, advice)
+
+
+def _sides(pairs: Sequence[Text]) -> list[Text]:
+    """Return all first sides of pairs, then all second ones."""
+    return [part for parts in zip(*pairs, strict=True) for part in parts]
 
 
 @dataclass(frozen=True)

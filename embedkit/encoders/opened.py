@@ -346,6 +346,10 @@ class Filling(Generic[Laid]):
             start = time.perf_counter()
         self.store_seconds += time.perf_counter() - start
 
+    def lacking(self) -> int:
+        """Return how many items `fill` would have the encoder read."""
+        return int((~self._whole(self._look_up())).sum())
+
     def cost(self, keys: Keys) -> Extraction:
         """Say what was done; `keys` are those of the items."""
         return Extraction(

@@ -273,7 +273,7 @@ def view_descriptors(
     common = {
         "schema": SCHEMA,
         "weights": [digests.sha256(path) for path in folder.weights],
-        "config": _config_digest(folder.config),
+        "config": config_digest(folder.config),
         "tokenizer": digests.sha256(tokenizer_path),
         "probe": tokenizer.probe(),
         "pad_id": recipe.pad_id,
@@ -293,6 +293,7 @@ def _word_probe(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(b"".join(part.astype(np.int64).tobytes() for part in parts)).hexdigest()[:32]
 
 
-def _config_digest(config: Mapping[str, Any]) -> str:
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Return the digest of what a model's configuration says of its answers."""
     kept = {key: value for key, value in config.items() if key not in _COSMETIC}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

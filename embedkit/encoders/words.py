@@ -89,22 +89,39 @@ class WordExtractor(Opened):
         start = time.perf_counter()
         numbers = np.arange(1, len(sentences) + 1) if rows is None else rows
         check_words(sentences, numbers.tolist())
-        listed = [list(words) for words in sentences]
-        keys = keys_of(listed, numbers)
-        first, which = distinct(keys)
-        job = _Job(self, [listed[i] for i in first.tolist()], keys[first], numbers[first], np.bincount(which))
+        job, keys, which = self._job(sentences, numbers)
         job.fill()
         vectors = self.recipe.compose(job.vectors) if len(job.content) else np.empty((0, self.width()), np.float32)
         empty = job.content == 0
         counts = np.diff(job.offsets)[which]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        if len(first) < len(listed):  # else sentences stand in their order
+        if len(keys) < len(sentences):  # else sentences stand in their order
             places = np.repeat(job.offsets[which] - offsets[:-1], counts) + np.arange(offsets[-1])
             vectors, empty = vectors[places], empty[places]
-        done = job.cost(keys[first])
-        done.rows, done.empty = len(listed), int(empty.sum())
+        done = job.cost(keys)
+        done.rows, done.empty = len(sentences), int(empty.sum())
         done.seconds = time.perf_counter() - start
         return WordFeatures(vectors, offsets, empty, done)
+
+    def missing(self, sentences: Sequence[Words]) -> int:
+        """Return how many distinct sentences the store lacks a word of, so that `transform` would have them read.
+
+        Raises
+        ------
+        DataError
+            A sentence has no UTF-8.
+        StoreError
+            The store cannot be read.
+        """
+        return self._job(sentences, np.arange(1, len(sentences) + 1))[0].lacking()
+
+    def _job(self, sentences: Sequence[Words], rows: NDArray[np.int64]) -> tuple[_Job, Keys, NDArray[np.int64]]:
+        """Return the distinct sentences as a job, their keys, and which of them each sentence is."""
+        listed = [list(words) for words in sentences]
+        keys = keys_of(listed, rows)
+        first, which = distinct(keys)
+        items = [listed[i] for i in first.tolist()]
+        return _Job(self, items, keys[first], rows[first], np.bincount(which)), keys[first], which
 
     def remarks(self, done: Extraction) -> list[str]:
         """Say how many words the tokenizer makes nothing of."""

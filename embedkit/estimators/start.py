@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedkit.encoders import EncoderSettings, ModelFolder, make_recipe, read_folder
+from embedkit.encoders.recipe import config_digest
 from embedkit.encoders.tokenizer_file import tokenizer_file
 from embedkit.export.folder import TOKENIZER_SETTINGS
 from embedkit.hub import Resolved, resolve_model
@@ -29,10 +30,23 @@ class Start:
     ----------
     folder : ModelFolder
     tokenizer : Tokenizer
+    tokenizer_digest : str
+        Of its file; empty where nobody asks for it.
     """
 
     folder: ModelFolder
     tokenizer: Tokenizer
+    tokenizer_digest: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        """Return all of it that what is trained from it depends on."""
+        return {
+            "model": self.digests(),
+            "config": config_digest(self.folder.config),
+            "tokenizer": self.tokenizer_digest,
+            "max_length": self.tokenizer.max_length,
+            "side": self.tokenizer.side,
+        }
 
     def digests(self) -> list[str]:
         """Return the digests of the weights."""
@@ -106,8 +120,9 @@ def open_start(
         EncoderSettings(model, pooling="cls", max_length=max_length, side=side, prompt=""), folder
     )
     with ExitStack() as temporary:
-        path = tokenizer_file(folder, None, FileDigests(None), temporary)
-        return Start(folder, replace(recipe, words=words).tokenizer(path))
+        digests = FileDigests(None)
+        path = tokenizer_file(folder, None, digests, temporary)
+        return Start(folder, replace(recipe, words=words).tokenizer(path), digests.sha256(path))
 
 
 def base_said(start: Start) -> dict[str, Any]:
@@ -128,9 +143,7 @@ def depends_on(
     return {
         **_without(settings, "device", "threads", *free),
         "data": dict(data),
-        "model": start.digests(),
-        "max_length": start.tokenizer.max_length,
-        "side": start.tokenizer.side,
+        **start.identity(),
     }
 
 

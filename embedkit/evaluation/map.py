@@ -274,7 +274,7 @@ def make_map(
     true = _said(labels, codec, several)
     guessed = None if classifier is None or answered is None else _predicted(classifier, answered)
     modes = [*_label_modes(true, guessed, codec, several), *_split_modes(splits)]
-    sure = None if answered is None or several else answered.probabilities
+    sure = None if answered is None or answered.codes.ndim == 2 else answered.probabilities
     if not modes:
         modes = [Mode("label", "Label", [], np.full(len(labels), -1))]
     return TextMap(
@@ -283,7 +283,7 @@ def make_map(
         np.concatenate([split.rows for split in splits]),
         modes,
         [_parts(given) for split in splits for given in split.inputs] if texts else None,
-        None if sure is None else sure.max(axis=1),
+        None if sure is None or answered is None else sure[np.arange(len(sure)), answered.codes],
         list(about),
     )
 

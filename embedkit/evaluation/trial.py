@@ -169,16 +169,23 @@ def held_out_trial(
 
 
 def splits_trial(
-    splits: Mapping[str, Split], codec: LabelCodec, *, seed: int = 42, tag_task: str = "auto"
+    splits: Mapping[str, Split],
+    codec: LabelCodec,
+    *,
+    most: int | None = None,
+    seed: int = 42,
+    tag_task: str = "auto",
 ) -> Trial:
     """Return the rows of splits that are in memory: of test, and of validation or a tenth of train.
 
-    `tag_task` is as for `task_trial`.
+    `most` is how many are chosen on at most (default: all of these), `tag_task` is as for `task_trial`.
     """
     train, choice = splits[TRAIN], splits.get(_VALIDATION)
     if choice is None:
         labels = None if train.kind == "tokens" else train.labels
         choice = train.take(holdout(labels, groups_of(train.inputs), _SHARE, seed)[1], _VALIDATION)
+    if most is not None and len(choice) > most:
+        choice = choice.take(np.sort(np.random.default_rng(seed).permutation(len(choice))[:most]))
     return Trial(_rows(choice, codec, tag_task), _rows(splits["test"], codec, tag_task))
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,13 +45,11 @@ from embedkit.training.loop import (
     put_weights,
     surroundings,
 )
-from embedkit.training.pairs import EPOCHS, PairCounts, PairPlan, PairSettings
+from embedkit.training.pairs import EPOCHS, LOSSES, LossName, PairCounts, PairPlan, PairSettings
 from embedkit.training.rows import padded_inputs
 from embedkit.training.sequence import Labelled
 from embedkit.training.settings import TuneSettings
 
-LossName: TypeAlias = Literal["cosine", "supcon"]
-LOSSES: tuple[LossName, ...] = get_args(LossName)
 TEXTS = 32  # of a step
 RATE, WIDTH = 2e-4, 384  # of encoders with states so wide; of wider ones in proportion less
 TEMPERATURE = 0.1

@@ -23,6 +23,8 @@ from embedkit.runtime.tokens import Text
 
 Strategy: TypeAlias = Literal["oversampling", "undersampling", "unique"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+LossName: TypeAlias = Literal["cosine", "supcon"]  # as of `embedkit.training.contrast.ContrastSettings`
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 EPOCHS = 10.0  # passes over the texts where nothing else is said
 _Places: TypeAlias = NDArray[np.int64]
 

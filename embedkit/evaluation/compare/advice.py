@@ -77,8 +77,8 @@ def advise(
         by_size[-1].text,
         *_ranges(found, crossings, unit),
         *_doubts(found[-1], rows),
-        *_fewer(found[-1]),
-        *_lacking(found[-1], cells),
+        *_fewer(found),
+        *_lacking(found, cells),
         *(_unpriced(found[-1], latency) if cost == "serve" else []),
     ]
     return Advice(cost, margin, _rule(metric, margin, cost), by_size, crossings, text)
@@ -255,28 +255,35 @@ def _begin(change: Crossing) -> str:
     return f"from {_count(change.high):,}" if change.at is None else "from there"
 
 
-def _fewer(last: tuple[Size, Choice, dict[str, Point]]) -> list[str]:
+def _fewer(found: Sequence[tuple[Size, Choice, dict[str, Point]]]) -> list[str]:
     """Name the methods whose figures are of fewer seeds than others'."""
-    _, _, here = last
-    most = max(point.seeds for point in here.values())
-    fewer = [f"{point.method} ({point.seeds})" for point in here.values() if point.seeds < most]
-    if not fewer:
-        return []
-    return [f"Run with fewer than {most} seeds, and compared on these: {', '.join(fewer)}."]
+    fewer = []
+    for size, _, here in found:
+        most = max(point.seeds for point in here.values())
+        fewer += [
+            f"{point.method} at {size.name} ({point.seeds} of {most})"
+            for point in here.values()
+            if point.seeds < most
+        ]
+    return [f"Run with fewer seeds than others, and compared on these: {', '.join(fewer)}."] if fewer else []
 
 
-def _lacking(last: tuple[Size, Choice, dict[str, Point]], cells: Sequence[Cell]) -> list[str]:
-    """Name the methods that the advice says nothing of at the largest size."""
-    size, _, here = last
-    lacking = [cell for cell in cells if cell.size == size.name and cell.method not in here]
-    left_out: dict[str, str] = {}
-    for cell in lacking:
-        left_out.setdefault(cell.method, cell.why)
-    left_out |= {cell.method: "no seed in common with the others" for cell in lacking if cell.status == "done"}
-    if not left_out:
-        return []
-    said = "; ".join(f"{method} ({why})" for method, why in left_out.items())
-    return [f"Not in the advice at this size: {said}."]
+def _lacking(found: Sequence[tuple[Size, Choice, dict[str, Point]]], cells: Sequence[Cell]) -> list[str]:
+    """Name the methods that the advice says nothing of at some sizes."""
+    sizes: dict[tuple[str, str], list[str]] = {}
+    for size, _, here in found:
+        left_out: dict[str, str] = {}
+        for cell in cells:
+            if cell.size != size.name or cell.method in here:
+                continue
+            if cell.status == "done":
+                left_out[cell.method] = "no seed in common with the others"
+            else:
+                left_out.setdefault(cell.method, cell.why)
+        for lacking in left_out.items():
+            sizes.setdefault(lacking, []).append(size.name)
+    said = [f"{method} at {', '.join(at)} ({why})" for (method, why), at in sizes.items()]
+    return [f"Not in the advice: {'; '.join(said)}."] if said else []
 
 
 def _unpriced(last: tuple[Size, Choice, dict[str, Point]], latency: Mapping[str, float | None]) -> list[str]:
@@ -292,13 +299,25 @@ def _unpriced(last: tuple[Size, Choice, dict[str, Point]], latency: Mapping[str,
 
 def _doubts(last: tuple[Size, Choice, dict[str, Point]], rows: int) -> list[str]:
     """Say what the judged rows cannot tell."""
-    said = []
-    for method, more in last[1].undecided.items():
-        begin = f"Whether {method}, which is cheaper, would do cannot be told from {counted(rows, 'judged row')}"
-        if more is None:
-            said.append(f"{begin}: its runs differ too much, so more seeds would have to tell (--seeds).")
-        elif more > 1000 * rows:
-            said.append(f"{begin}: it lies on the margin, and no number of rows that can be had would tell.")
-        else:
-            said.append(f"{begin}; about {rounded(more):,} more would tell, if the difference stays as it is.")
-    return said
+    return [
+        f"Whether {method}, which is cheaper, would do cannot be told from {counted(rows, 'judged row')}: "
+        f"{what_would_tell(more, rows)}."
+        for method, more in last[1].undecided.items()
+    ]
+
+
+def what_would_tell(more: int | None, rows: int) -> str:
+    """Say what would decide about a method, as `embedkit.metrics.choice.rows_needed` has it.
+
+    Examples
+    --------
+    >>> what_would_tell(6712, 1066)
+    'about 6,700 more rows would, if the difference stays as it is'
+    >>> what_would_tell(None, 1066)
+    'its runs differ too much, so more seeds would have to tell (--seeds)'
+    """
+    if more is None:
+        return "its runs differ too much, so more seeds would have to tell (--seeds)"
+    if more > 1000 * rows:
+        return "it lies on the margin, and no number of rows that can be had would tell"
+    return f"about {counted(rounded(more), 'more row')} would, if the difference stays as it is"

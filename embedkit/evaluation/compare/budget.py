@@ -19,7 +19,7 @@ _SETFIT_TEXTS = 80  # times that setfit encodes each text: 20 positive and 20 ne
 _BESIDE = {"majority": 0.1, "tfidf": 0.5, "frozen": 1.0, "fewshot": 4.0, "setfit": 6.0, "finetune": 4.0}
 _A_ROW = {"tfidf": 5e-4, "frozen": 1e-3}
 _SERVING = 25.0  # seconds of an export, its parity check and 500 timed answers
-_SMALL_PASSES = 5  # over the judged rows, until int8 is chosen and judged
+_CHOICE_PASSES, _JUDGED_PASSES = 3, 2  # over the rows that int8 is chosen on, and those that it is judged on
 
 
 def parse_budget(text: str) -> float:
@@ -49,6 +49,26 @@ def time_said(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a cell does.
+
+    Attributes
+    ----------
+    rows, judged : int
+        That it learns from, and that it answers.
+    blocks : int
+        Of the model that is fine-tuned.
+    texts : int
+        That a frozen encoder has to read: those of both that the store lacks.
+    """
+
+    rows: int
+    judged: int
+    blocks: int = 1
+    texts: int = 0
+
+
 @dataclass(eq=False)
 class Estimates:
     """Estimates the time of cells, from the speed of the encoder and from cells that are done.
@@ -60,48 +80,46 @@ class Estimates:
     """
 
     speed: Callable[[Method], float]
-    _ratios: dict[str, list[float]] = field(default_factory=dict)
-    _judged: dict[str, int] = field(default_factory=dict)
+    _done: dict[str, list[tuple[Work, float]]] = field(default_factory=dict)
 
-    def of(self, method: Method, rows: int, judged: int, blocks: int) -> float:
-        """Return the seconds of a cell that learns from `rows` rows and answers `judged` ones.
+    def of(self, method: Method, work: Work) -> float:
+        """Return the seconds of a cell.
 
         Until cells of the method are done this is the work in forward passes, at the speed of the encoder; then it
-        is this times how much longer those took than was estimated for them (the median). Of a frozen encoder the
-        judged rows count unless the last cell found them in the store, the sample always.
+        is this times how much longer those took than is estimated for them (the median).
         """
-        known, texts = self._ratios.get(method.name), rows + self._judged.get(method.name, judged)
-        return self._work(method, rows, judged, blocks, texts) * (statistics.median(known) if known else 1.0)
+        known = [seconds / self._plain(method, done) for done, seconds in self._done.get(method.name, [])]
+        return self._plain(method, work) * (statistics.median(known) if known else 1.0)
 
-    def learn(
-        self, method: Method, rows: int, judged: int, blocks: int, seconds: float, computed: int | None = None
-    ) -> None:
-        """Take into account what a cell took that had a frozen encoder read so many texts (default: all)."""
-        texts = rows + judged if computed is None else computed
-        self._judged[method.name] = max(0, texts - rows)
-        work = self._work(method, rows, judged, blocks, texts)
-        self._ratios.setdefault(method.name, []).append(seconds / work)
+    def learn(self, method: Method, work: Work, seconds: float) -> None:
+        """Take into account what a cell took."""
+        self._done.setdefault(method.name, []).append((work, seconds))
 
-    def serving(self, method: Method, judged: int) -> float:
-        """Return the seconds that it takes to measure how a method is served."""
+    def serving(self, method: Method, choice: int, judged: int) -> float:
+        """Return the seconds that it takes to measure how a method is served.
+
+        `choice` and `judged` are the rows that int8 is chosen and judged on.
+        """
         if method.kind in ("majority", "tfidf"):
             return 0.0
-        return _SERVING + _SMALL_PASSES * judged * self.speed(method)
+        return _SERVING + (_CHOICE_PASSES * choice + _JUDGED_PASSES * judged) * self.speed(method)
 
-    def _work(self, method: Method, rows: int, judged: int, blocks: int, texts: int) -> float:
-        beside = _BESIDE[method.kind] + _A_ROW.get(method.kind, 0.0) * (rows + judged)
+    def _plain(self, method: Method, work: Work) -> float:
+        beside = _BESIDE[method.kind] + _A_ROW.get(method.kind, 0.0) * (work.rows + work.judged)
         if method.kind in ("majority", "tfidf"):
             return beside
-        return beside + self.speed(method) * _passes(method, rows, judged, blocks, texts)
+        return beside + self.speed(method) * _passes(method, work)
 
 
-def _passes(method: Method, rows: int, judged: int, blocks: int, texts: int) -> float:
-    """Return how many times a text goes through the encoder, of which a frozen one reads `texts`."""
-    told: dict[str, float] = numbers_of(method, "epochs", "iterations")
+def _passes(method: Method, work: Work) -> float:
+    """Return how many times a text goes through the encoder."""
+    told: dict[str, float] = numbers_of(method, "epochs", "iterations", "pair-iterations")
+    rows, judged, blocks = work.rows, work.judged, work.blocks
     if method.kind == "frozen":
-        return texts
+        return work.texts
     if method.kind == "fewshot":
-        return rows * (told.get("epochs", EPOCHS) * (1 + _BACKWARD) + 2) + 2 * judged
+        epochs = told.get("pair_iterations", told.get("epochs", EPOCHS))
+        return rows * (epochs * (1 + _BACKWARD) + 2) + 2 * judged
     if method.kind == "setfit":
         times = _SETFIT_TEXTS * told.get("iterations", 20) / 20 * told.get("epochs", 1)
         return rows * (times * (1 + _BACKWARD) + 2) + 2 * judged

@@ -124,14 +124,15 @@ class Shelf:
         for name in RESULTS:
             (self.folder / name).unlink(missing_ok=True)
 
-    def find(self, name: str) -> Kept | None:
-        """Return a finished cell; None where there is none, or its file is damaged."""
+    def find(self, name: str, method: str) -> Kept | None:
+        """Return a finished cell as that of a method; None where there is none, or its file is damaged."""
         path = self.cells / f"{name}.json"
         try:
             given = _read(path)
-            cell, detail = Cell(**given["cell"]), dict(given["detail"])
+            called = {"method": method}  # it may be asked for up to another size now
+            cell, detail = Cell(**given["cell"] | called), given["detail"] | called
             errors = [WrongRow(**entry) for entry in detail.pop("errors")]
-            served = [Served(**entry) for entry in given["served"]]
+            served = [Served(**entry | called) for entry in given["served"]]
             told = (given["answers"], served, given["seconds"], given.get("made", {}))
             return Kept(cell, Detail(**detail, errors=errors), *told)
         except (OSError, ValueError, TypeError, KeyError):

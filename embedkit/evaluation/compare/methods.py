@@ -17,6 +17,7 @@ from embedkit.evaluation.compare.result import Method
 from embedkit.heads import HeadSpec
 from embedkit.heads.spec import params_of, parse_params
 from embedkit.training.freezing import Freeze, parse_freeze
+from embedkit.training.pairs import LOSSES, STRATEGIES
 from embedkit.training.settings import TuneSettings
 
 KINDS: Final = ("majority", "tfidf", "frozen", "fewshot", "setfit", "finetune")
@@ -145,12 +146,25 @@ def _check(method: Method) -> None:
         words_of(method)
     if method.kind in ("frozen", "fewshot"):
         spec_of(method, 42)
-    if method.kind in ("fewshot", "setfit"):
-        numbers_of(method, "iterations", "pair-iterations", "epochs", "batch-size", "learning-rate")
+    _check_numbers(method)
     if method.kind == "frozen":
         encoder_of(method, EncoderSettings("minilm"))
     if method.kind == "finetune":
         tuning_of(method, 1, seed=42, blocks=2)
+
+
+def _check_numbers(method: Method) -> None:
+    numbers_of(method, "epochs", "learning-rate")
+    whole = ("iterations", "pair-iterations", "batch-size", *(("epochs",) if method.kind == "setfit" else ()))
+    for name, value in numbers_of(method, *whole).items():
+        if value < 1 or value != int(value):
+            option = name.replace("_", "-")
+            given = method.options[option]
+            raise UsageError(f"--methods: {method.kind}:{option} is a whole number from 1 up, not {given!r}")
+    for name, allowed in (("strategy", STRATEGIES), ("loss", LOSSES)):
+        if method.kind == "fewshot" and method.options.get(name, allowed[0]) not in allowed:
+            given = printable(method.options[name], 60)
+            raise UsageError(f"--methods: fewshot:{name} is {' or '.join(allowed)}, not {given!r}")
 
 
 def _head(method: Method) -> str:
@@ -247,11 +261,18 @@ def why_not(method: Method, kind: str, rows: int) -> str:
     if kind == "pair" and method.kind == "setfit":
         return "setfit reads no pairs"
     low, high = reach_of(method)
+    unit = "sentences" if kind == "tokens" else "rows a class"
     if rows < low:
-        return f"asked for from {low:g} rows a class on"
+        return f"asked for from {low:g} {unit} on"
     if rows > high:
-        return f"run up to {high:g} rows a class ({method.kind}:upto=N moves that)"
+        return f"run up to {high:g} {unit} ({method.kind}:upto=N moves that)"
     return ""
+
+
+def answers_by(method: Method) -> str:
+    """Return a method without what its answers do not depend on: where it is run, and the order of its options."""
+    told = (f"{name}={value}" for name, value in sorted(method.options.items()) if name not in _OF_SIZES)
+    return ":".join([method.kind, *told])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from embedkit.artifact import scrub
 from embedkit.data.text import counted, printable
-from embedkit.evaluation.compare.advice import METRICS
+from embedkit.evaluation.compare.advice import METRICS, what_would_tell
 from embedkit.evaluation.compare.result import Comparison, Detail
 from embedkit.evaluation.map import TextMap, map_scripts, shortened
 from embedkit.pages import Content, Html, asset, document, library, quoted, table, tag
@@ -155,17 +155,16 @@ class _Report:
         yield from (tag("p", text, {"class": "advice"}) for text in advice.text)
         rows: list[list[Content]] = []
         for size in advice.sizes:
-            doubts = [self._doubt(name, more) for name, more in size.undecided.items()]
+            doubts = [
+                f"{self._label.get(name, name)}: {what_would_tell(more, self._given.judged_rows)}"
+                for name, more in size.undecided.items()
+            ]
             good = ", ".join(self._label.get(name, name) for name in size.good)
             rows.append([quoted(size.size), self._said(size.pick), self._said(size.best), quoted(good),
                          quoted("; ".join(doubts) or "none")])  # fmt: skip
         heads = [self._unit, "take", "highest score", "good enough", "cheaper, but the data cannot tell"]
         yield table(heads, rows, left=frozenset(range(5)))
         yield tag("p", ["The rule: ", advice.rule], {"class": "note"})
-
-    def _doubt(self, method: str, more: int | None) -> str:
-        what = "more seeds" if more is None else counted(more, "more row")
-        return f"{self._label.get(method, method)} ({what} would tell)"
 
     def _scores(self) -> Iterator[Html]:
         yield tag("h2", f"Scores: {self._metric}")

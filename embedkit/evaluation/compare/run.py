@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from embedkit.artifact import installed, staged
 from embedkit.data import LabelCodec, Split
@@ -20,9 +20,9 @@ from embedkit.data.text import counted
 from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
 from embedkit.errors import DataError, EmbedkitError, MissingExtraError, UsageError
 from embedkit.evaluation.compare.advice import METRICS, advise
-from embedkit.evaluation.compare.budget import Estimates, time_said
+from embedkit.evaluation.compare.budget import Estimates, Work, time_said
 from embedkit.evaluation.compare.cells import Kept, Shelf, Truth, answers_of, cell_name, detail_of
-from embedkit.evaluation.compare.methods import recipe_of, why_not
+from embedkit.evaluation.compare.methods import answers_by, recipe_of, why_not
 from embedkit.evaluation.compare.result import (
     Cell,
     Comparison,
@@ -36,7 +36,7 @@ from embedkit.evaluation.compare.result import (
 )
 from embedkit.evaluation.compare.runners import Memory, Ran, Sample, Workshop
 from embedkit.evaluation.compare.samples import beyond, draw, largest, size_of
-from embedkit.evaluation.compare.serving import serve, serve_plain
+from embedkit.evaluation.compare.serving import CHOICE_ROWS, serve, serve_plain
 from embedkit.evaluation.judge import extended_codec
 from embedkit.evaluation.judged import TRAIN
 from embedkit.export.speed import processor
@@ -102,6 +102,8 @@ class Plan:
             raise UsageError("a comparison needs a method, a size and a seed at least")
         if not 0 <= self.margin < 1:
             raise UsageError(f"margin is {self.margin!r}; it must be a number from 0 to below 1")
+        if self.cost not in get_args(Cost):
+            raise UsageError(f"cost is {self.cost!r}; allowed: {', '.join(get_args(Cost))}")
         allowed = self.allowed
         if self.metric is not None and self.metric not in allowed:
             raise UsageError(f"these data are compared by {', '.join(allowed)}, not by {self.metric!r}")
@@ -240,7 +242,7 @@ class Run:
         except Exception as error:  # of a sample, of an encoder, of a package that is missing
             self._leave(task, "skipped" if isinstance(error, MissingExtraError) else "failed", error_said(error))
             return
-        kept = self.shelf.find(name)
+        kept = self.shelf.find(name, task.method.name)
         if kept is not None:
             self.cells[task], self.kept[task] = kept.cell, kept
             self._learn(task, kept)
@@ -345,7 +347,7 @@ class Run:
                 "labels": list(self.codec.names),
                 "task": self.plan.task,
             }
-            self._names[task] = cell_name(task.method.name, task.size, task.seed, depends)
+            self._names[task] = cell_name(answers_by(task.method), task.size, task.seed, depends)
         return self._names[task]
 
     def _end(self, task: _Task, status: Any, why: str) -> None:  # noqa: ANN401 - a Status
@@ -359,9 +361,14 @@ class Run:
         if self.plan.budget is None:
             return None
         try:
-            return self._estimates.of(task.method, len(self._sample(task)), len(self.judged), self._blocks(task))
+            frozen = task.method.kind == "frozen"
+            texts = self.workshop.to_encode(task.method, self._sample(task), self.judged) if frozen else 0
+            return self._estimates.of(task.method, self._work(task, texts))
         except Exception:  # the cell will say what is wrong
             return None
+
+    def _work(self, task: _Task, texts: int) -> Work:
+        return Work(len(self._sample(task)), len(self.judged), self._blocks(task), texts)
 
     def _left(self) -> float:
         """Return the seconds of the budget that are left."""
@@ -381,15 +388,16 @@ class Run:
         return any(task not in self.cells for task in every) or (done is not None and self._known(done) is None)
 
     def _serving(self, method: Method) -> float:
+        choice = self.plan.splits.get("validation") if self.judged.name != "validation" else None
+        rows = len(self.plan.train) // 10 if choice is None else len(choice)
         try:
-            return self._estimates.serving(method, len(self.judged))
+            return self._estimates.serving(method, min(rows, CHOICE_ROWS), len(self.judged))
         except Exception:  # its cells say what is wrong
             return 0.0
 
     def _learn(self, task: _Task, kept: Kept) -> None:
         if self.plan.budget is not None:
-            sizes = len(self._sample(task)), len(self.judged), self._blocks(task)
-            self._estimates.learn(task.method, *sizes, kept.seconds, kept.cell.computed)
+            self._estimates.learn(task.method, self._work(task, kept.cell.computed or 0), kept.seconds)
 
     def _blocks(self, task: _Task) -> int:
         if task.method.kind != "finetune":
@@ -430,7 +438,8 @@ class Run:
         """Return what was measured before of how a method is served."""
         if task.method.kind in _PLAIN:
             return self.kept[task].served
-        return self.shelf.find_served(self._names[task])
+        found = self.shelf.find_served(self._names[task])
+        return None if found is None else [replace(entry, method=task.method.name) for entry in found]
 
     def _serve(self, task: _Task) -> list[Served]:
         known = self._known(task)
@@ -534,10 +543,10 @@ class Run:
         }
 
     def _mixed(self) -> list[str]:
-        """Say what differs between the conditions of finished cells."""
+        """Say what differs between the conditions of finished cells, or from those that the report tells."""
         timed = [self.shelf.find_timed(self._names[task]) for task in self.kept]
         every = [*(kept.made for kept in self.kept.values()), *(found[1] for found in timed if found is not None)]
-        seen = [made for made in every if made]
+        seen = [self._conditions(), *(made for made in every if made)]
         apart = [
             name
             for name in self._conditions()
@@ -545,11 +554,17 @@ class Run:
         ]
         if not apart:
             return []
-        return [f"Not all runs were made alike ({', '.join(apart)} differ), so compare their times with care."]
+        return [
+            f"Not all runs were made alike, and as this report says ({', '.join(apart)} differ), so compare their "
+            "times with care."
+        ]
 
     def _recipe(self, told: SizeAdvice) -> list[str]:
         """Say how the model that is advised at the largest size is made, where there is a way."""
-        task = next(task for task in self.kept if (task.method.name, task.size) == (told.pick, told.size))
+        advised = (told.pick, told.size)
+        task = next(
+            task for task in self._tasks() if task in self.kept and (task.method.name, task.size) == advised
+        )
         shots = largest(self.plan.train) if task.shots is None else task.shots
         if task.shots is not None and task.method.kind not in ("fewshot", "setfit"):
             return []  # no command draws so many rows

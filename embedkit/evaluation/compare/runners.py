@@ -176,11 +176,12 @@ class Workshop:
 
     def depends_on(self, method: Method, kind: str) -> Any:  # noqa: ANN401 - JSON values
         """Return what a method's answers depend on beside its options and rows, for the names of cells."""
-        if method.kind in ("majority", "tfidf"):
+        if method.kind == "majority":
+            return "labels of train"
+        if method.kind == "tfidf":
             return None
         if method.kind == "finetune":
-            start = self.start(method, kind)
-            return [*start.digests(), start.tokenizer.max_length, start.tokenizer.side]
+            return self.start(method, kind).identity()
         return self.extractor(method, kind).space(kind)
 
     def weights(self) -> list[str]:
@@ -192,6 +193,11 @@ class Workshop:
         for left in self.scratch.iterdir():
             shutil.rmtree(left, ignore_errors=True)
 
+    def to_encode(self, method: Method, *splits: Split) -> int:
+        """Return how many texts of splits a frozen encoder would have to read: those that the store lacks."""
+        inputs: list[Any] = [given for split in splits for given in split.inputs]
+        return self.extractor(method, splits[0].kind).missing(inputs)
+
     def seconds_a_text(self, method: Method, train: Split) -> float:
         """Return how long the encoder of a method takes for a row of train."""
         return self.probe(method, train).seconds
@@ -200,6 +206,7 @@ class Workshop:
         """Return what the encoder of a method takes for a row of train, measured once on a few of them."""
         extractor = self.extractor(method, train.kind)
         if extractor.settings not in self._probes:
+            _import("frozen")  # their memory is not the encoder's
             places = np.random.default_rng(0).permutation(len(train))[:_PROBED]
             inputs = cast("Any", train.take(np.sort(places)).inputs)
             memory = Memory.begin()
@@ -214,9 +221,7 @@ class Workshop:
 
     def ready(self, method: Method, train: Split) -> None:
         """Do what is no part of a cell: import what the method uses, close earlier encoders, probe its own."""
-        for name in _MODULES[method.kind]:
-            with suppress(ImportError):  # the method will say what is missing
-                import_module(name)
+        _import(method.kind)
         self._opened.clear()
         if method.kind in ("frozen", "fewshot"):
             self.probe(method, train)
@@ -244,11 +249,11 @@ class Workshop:
     def _majority(self, method: Method, sample: Sample) -> Ran:
         begun = time.perf_counter()
         if sample.rows.kind == "tokens":
-            tags = Counter(chain.from_iterable(cast("list[list[str]]", sample.rows.labels)))
+            tags = Counter(chain.from_iterable(cast("list[list[str]]", sample.train.labels)))
             tagger = _OneTag(sample.codec, sample.task, max(sample.codec.names, key=lambda tag: tags[tag]))
             seconds = time.perf_counter() - begun
             return Ran(tag_judged(sample.judged, tagger), seconds, answer=tagger.predict)
-        targets = targets_of(sample.rows, sample.codec)
+        targets = targets_of(sample.train, sample.codec)  # in a sample labels are equally frequent
         codes, counts = np.unique(targets, axis=0, return_counts=True)
         usual = codes[int(counts.argmax())]
         seconds = time.perf_counter() - begun
@@ -283,6 +288,8 @@ class Workshop:
             ) from None
         targets = targets_of(sample.rows, sample.codec)
         several = targets.ndim == 2
+        if several:  # and one that no row has: of a single label scikit-learn would make two, yes and no
+            targets = np.column_stack([targets, np.zeros(len(targets), targets.dtype)])
         model: Any = LogisticRegression(C=told.c, max_iter=TFIDF_STEPS, random_state=sample.seed)
         model = OneVsRestClassifier(model) if several else model
         with warnings.catch_warnings(record=True) as caught:
@@ -295,7 +302,7 @@ class Workshop:
         def answer(inputs: Sequence[Any]) -> Predictions:
             found = np.asarray(model.predict_proba(counter.transform(inputs)))
             if several:
-                return Predictions(found > 0.5, found, None, Extraction())
+                return Predictions(found[:, :-1] > 0.5, found[:, :-1], None, Extraction())
             wide = np.zeros((len(inputs), len(sample.codec)))
             wide[:, model.classes_] = found
             return Predictions(wide.argmax(axis=1), wide, None, Extraction())
@@ -395,6 +402,13 @@ class Workshop:
             cast("Any", run.classifier).save(folder, run.base)
 
         return Ran(run.judged[sample.judged.name], run.seconds["tune"], None, None, list(run.notes), save)
+
+
+def _import(kind: str) -> None:
+    """Import what a kind of method computes with."""
+    for name in _MODULES[kind]:
+        with suppress(ImportError):  # the method will say what is missing
+            import_module(name)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from embedkit.runtime.manifest import FINETUNED, TAG_TASK, kind_of, task_of
 
 _ROWS = 512  # judged rows that throughput is measured on
 _METRICS = {"entity_f1": "f1"}  # what a comparison calls a verdict's metric
+CHOICE_ROWS = 4000
+"""That int8 is chosen on, at most."""
 _GRAPHS = {FLOAT: "model.onnx", INT8: "model_quantized.onnx"}
 
 
@@ -112,7 +114,7 @@ def _exported(
         found = opened(folder, store=False, device="cpu", threads=threads)
     inputs = cast("Any", list(splits["train"].inputs[:2000]))
     try:
-        trial = splits_trial(splits, found.codec, tag_task=found.about.get(TAG_TASK, "auto"))
+        trial = splits_trial(splits, found.codec, most=CHOICE_ROWS, tag_task=found.about.get(TAG_TASK, "auto"))
         return _export(folder, found, inputs, target, trial, threads), ""
     except MissingExtraError:
         raise
