@@ -11,9 +11,9 @@ from embedkit.errors import DataError, UsageError
 
 Cost: TypeAlias = Literal["serve", "train"]
 MARGIN = 0.01
-# Costs that differ by no more than this factor count as equal: one graph, timed twice within an hour on a machine
-# that others use too, has differed by 1.17.
-SAME_COST = 1.25
+# Costs that differ by no more than this factor count as equal: graphs of one encoder, timed within ten minutes of each
+# other on a machine that others use too, have differed by 1.26.
+SAME_COST = 1.3
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def choose(standings: Sequence[Standing], *, rows: int, margin: float = MARGIN, 
     margin : float, default 0.01
         Loss against the best that is allowed.
     cost : {"serve", "train"}
-        What cheap means. Costs within a quarter of the lowest are equal to it; among these the other cost decides
+        What cheap means. Costs within 30 % of the lowest are equal to it; among these the other cost decides
         in the same way, then the score. A cost that is not known is higher than all that are.
 
     Raises
