@@ -11,7 +11,7 @@ from embedkit.errors import DataError, UsageError
 
 Cost: TypeAlias = Literal["serve", "train"]
 MARGIN = 0.01
-# Costs that differ by no more than this factor count as equal: graphs of one encoder, timed within ten minutes on a
+# Costs that differ by no more than this factor count as equal: graphs of one encoder, timed in ten minutes on a
 # machine that others use too, have differed by 1.26.
 SAME_COST = 1.3
 
