@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 def _write(args: argparse.Namespace, drawn: TextMap, page: Path | None, picture: Path) -> None:
     """Write both files, or none."""
     from embedkit.artifact import check_file, staged_file
-    from embedkit.evaluation.map import write_map
+    from embedkit.evaluation.map_figure import write_map
 
     def staged(path: Path) -> AbstractContextManager[IO[bytes]]:
         return staged_file(path, check=lambda: check_file(path, overwrite=args.overwrite))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -340,13 +340,3 @@ def _split_modes(splits: Sequence[Split]) -> list[Mode]:
 
 def _parts(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def write_map(drawn: TextMap, page: IO[bytes] | None, picture: IO[bytes]) -> None:
-    """Write a map as a picture, and as a page where one is wanted."""
-    from embedkit.evaluation.map_figure import map_figure
-    from embedkit.evaluation.plots import save_png
-
-    if page is not None:
-        page.write(drawn.page().encode())
-    save_png(map_figure(drawn), picture)

@@ -1,27 +1,33 @@
-"""A map as a picture: a panel of all texts, and one for each of the largest groups."""
+"""A map as files: its page, and a picture with a panel of all texts and one for each of the largest groups."""
 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.data.text import counted
-from embedkit.evaluation.plots import FONT, drawn, drawn_labels
+from embedkit.evaluation.map import TextMap
+from embedkit.evaluation.plots import FONT, drawn, drawn_labels, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from embedkit.evaluation.map import TextMap
 
 MOST_PANELS = 23  # beside the one of all
 _COLUMNS = 4
 _INCHES = 2.9
 _CELLS = 60  # across a panel
 _PALE = "#E4E7EB"
+
+
+def write_map(shown: TextMap, page: IO[bytes] | None, picture: IO[bytes]) -> None:
+    """Write a map as a picture, and as a page where one is wanted."""
+    if page is not None:
+        page.write(shown.page().encode())
+    save_png(map_figure(shown), picture)
 
 
 def map_figure(shown: TextMap) -> Figure:
