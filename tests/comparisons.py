@@ -12,8 +12,9 @@ import pytest
 from embedkit.data import Split
 from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
 from embedkit.evaluation.compare.methods import parse_methods
+from embedkit.evaluation.compare.plan import Plan
 from embedkit.evaluation.compare.result import Comparison
-from embedkit.evaluation.compare.run import Plan, run_comparison
+from embedkit.evaluation.compare.run import run_comparison
 from tests.test_cli import rows
 
 

@@ -29,8 +29,8 @@ from embedkit.evaluation.compare.methods import (
     tuning_of,
     why_not,
 )
+from embedkit.evaluation.compare.plan import Plan
 from embedkit.evaluation.compare.result import Cell, Point, Served, Size
-from embedkit.evaluation.compare.run import Plan
 from embedkit.evaluation.compare.runners import Memory, Workshop, _OneTag
 from embedkit.evaluation.compare.samples import beyond, draw, parse_shots, size_of, usual_shots
 from embedkit.evaluation.judge import Judgement

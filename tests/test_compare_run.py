@@ -18,8 +18,9 @@ from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
 from embedkit.errors import DataError, MissingExtraError, UsageError
 from embedkit.evaluation.compare.files import cells_csv, markdown_table, report_text, shown_text
 from embedkit.evaluation.compare.methods import parse_methods
+from embedkit.evaluation.compare.plan import Plan
 from embedkit.evaluation.compare.result import Comparison, Method, read_comparison
-from embedkit.evaluation.compare.run import Plan, run_comparison
+from embedkit.evaluation.compare.run import run_comparison
 from embedkit.evaluation.compare.runners import Memory, Sample, Workshop
 from embedkit.store import FeatureStore
 from tests import comparisons, test_cli

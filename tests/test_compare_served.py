@@ -13,8 +13,9 @@ from embedkit.encoders import FeatureExtractor, WordExtractor
 from embedkit.errors import MissingExtraError
 from embedkit.evaluation.compare.cells import Shelf
 from embedkit.evaluation.compare.methods import parse_methods
+from embedkit.evaluation.compare.plan import Plan
 from embedkit.evaluation.compare.result import Served
-from embedkit.evaluation.compare.run import Plan, Run
+from embedkit.evaluation.compare.run import Run
 from embedkit.evaluation.compare.runners import Workshop
 from tests import comparisons, test_cli
 from tests.comparisons import check_served, compared, figures

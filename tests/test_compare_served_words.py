@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedkit.evaluation.compare.methods import parse_methods
-from embedkit.evaluation.compare.run import Plan
+from embedkit.evaluation.compare.plan import Plan
 from tests import comparisons, test_cli
 from tests.comparisons import check_served
 from tests.test_frozen_tagger import entities, split

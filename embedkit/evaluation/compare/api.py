@@ -16,8 +16,9 @@ from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
 from embedkit.evaluation.compare.budget import parse_budget
 from embedkit.evaluation.compare.files import write_files, write_page
 from embedkit.evaluation.compare.methods import default_methods, encoder_of, parse_methods
+from embedkit.evaluation.compare.plan import Plan
 from embedkit.evaluation.compare.result import Comparison
-from embedkit.evaluation.compare.run import Plan, error_said, run_comparison
+from embedkit.evaluation.compare.run import error_said, run_comparison
 from embedkit.evaluation.compare.samples import parse_shots, usual_shots
 from embedkit.evaluation.frozen import check_training
 from embedkit.evaluation.map import TextMap, called, map_of

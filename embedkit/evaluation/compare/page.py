@@ -461,4 +461,5 @@ def _flat(made: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{name} ")
         else:
-            yield f"{above}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            told = "not given" if value is None else value
+            yield f"{above}{name}", ", ".join(map(str, told)) if isinstance(told, list) else str(told)

@@ -1,4 +1,4 @@
-"""The comparison: every method at every size with every seed, cell by cell, and what follows from it."""
+"""The comparison at work: every method at every size with every seed, cell by cell."""
 
 from __future__ import annotations
 
@@ -7,137 +7,34 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from embedkit.artifact import installed, staged
 from embedkit.data import LabelCodec, Split
 from embedkit.data.splits import has_label_sets
 from embedkit.data.text import counted
 from embedkit.encoders import EncoderSettings, FeatureExtractor, WordExtractor
-from embedkit.errors import DataError, EmbedkitError, MissingExtraError, UsageError
+from embedkit.errors import EmbedkitError, MissingExtraError
 from embedkit.evaluation.compare.advice import METRICS, advise
 from embedkit.evaluation.compare.budget import Estimates, Work, time_said
 from embedkit.evaluation.compare.cells import Kept, Shelf, Truth, answers_of, cell_name, detail_of
 from embedkit.evaluation.compare.methods import answers_by, recipe_of, why_not
-from embedkit.evaluation.compare.result import (
-    Cell,
-    Comparison,
-    Detail,
-    Difference,
-    Method,
-    Point,
-    Served,
-    Size,
-    SizeAdvice,
-)
+from embedkit.evaluation.compare.plan import Plan
+from embedkit.evaluation.compare.result import Cell, Comparison, Detail, Method, Served, Size, SizeAdvice
 from embedkit.evaluation.compare.runners import Memory, Ran, Sample, Workshop
 from embedkit.evaluation.compare.samples import beyond, draw, largest, size_of
 from embedkit.evaluation.compare.serving import CHOICE_ROWS, serve, serve_plain
+from embedkit.evaluation.compare.tally import differences_of, points_of, repeated_of
 from embedkit.evaluation.judge import extended_codec
 from embedkit.evaluation.judged import TRAIN
 from embedkit.export.speed import processor
-from embedkit.metrics.choice import MARGIN, Cost
-from embedkit.metrics.repeated import SCORES, Repeated, holm
-from embedkit.runtime.entities import has_spans
 
 _VERSIONS = ("embedkit", "numpy", "scikit-learn", "tokenizers", "torch", "transformers", "onnxruntime",
              "sentence-transformers", "setfit")  # fmt: skip
-# The least p-value is 2 / (resamples + 1), which Holm multiplies by the pairs: so it stays below 0.02.
-_RESAMPLES_A_PAIR = 100
 _PLAIN = {"majority": "constant", "tfidf": "scikit-learn"}
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What is compared, on what, and how it is chosen from.
-
-    Attributes
-    ----------
-    methods : sequence of Method
-    shots : sequence of (int or None)
-        Sizes: rows a class (of words with tags sentences), None for all of train; ascending.
-    seeds : sequence of int
-    splits : mapping of str to Split
-        ``train``, and ``test`` or ``validation``; tags are those of `embedkit.data.schemes.with_iob2`.
-    usual : EncoderSettings
-        The encoder of methods that name no other.
-    declared : sequence of str, optional
-        Labels in the order that the data declare.
-    task : str, default "auto"
-        What tags stand for, as `embedkit.runtime.entities.has_spans` takes it.
-    metric : {"accuracy", "macro_f1", "f1"}, optional
-        What methods are compared by. Default: F1 of entities; macro F1 where rows have several labels; else
-        accuracy.
-    budget : float, optional
-        Seconds for all cells that are not finished yet; what does not fit is left out. Default: no limit.
-    margin : float, default 0.01
-        Loss against the best that is allowed.
-    cost : {"serve", "train"}
-    served : bool, default True
-        Whether it is measured how methods are served.
-    resamples : int, default 2000
-        At least; 100 for each pair of methods at a size where that is more.
-    """
-
-    methods: Sequence[Method]
-    shots: Sequence[int | None]
-    seeds: Sequence[int]
-    splits: Mapping[str, Split]
-    usual: EncoderSettings
-    declared: Sequence[str] | None = None
-    task: str = "auto"
-    metric: str | None = None
-    budget: float | None = None
-    margin: float = MARGIN
-    cost: Cost = "serve"
-    served: bool = True
-    resamples: int = 2000
-
-    def __post_init__(self) -> None:
-        if not self.methods or not self.shots or not self.seeds:
-            raise UsageError("a comparison needs a method, a size and a seed at least")
-        if not 0 <= self.margin < 1:
-            raise UsageError(f"margin is {self.margin!r}; it must be a number from 0 to below 1")
-        if self.cost not in get_args(Cost):
-            raise UsageError(f"cost is {self.cost!r}; allowed: {', '.join(get_args(Cost))}")
-        allowed = self.allowed
-        if self.metric is not None and self.metric not in allowed:
-            raise UsageError(f"these data are compared by {', '.join(allowed)}, not by {self.metric!r}")
-
-    @property
-    def train(self) -> Split:
-        """What samples are drawn from."""
-        return self.splits[TRAIN]
-
-    @property
-    def judged(self) -> Split:
-        """The split that all methods are judged on: test, else validation."""
-        for name in ("test", "validation"):
-            split = self.splits.get(name)
-            if split is not None and split.labels is not None and len(split):
-                return split
-        raise DataError(f"{self.train.source}: there is no labelled test or validation split to judge methods on")
-
-    @property
-    def spans(self) -> bool:
-        """Whether labels are tags of entities."""
-        return self.train.kind == "tokens" and has_spans(LabelCodec.fit(self.train.labels or []).names, self.task)
-
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        """Metrics that there are, the usual one first."""
-        if self.train.kind == "tokens":
-            return ("f1",) if self.spans else ("accuracy",)
-        return ("macro_f1", "accuracy") if has_label_sets(self.train.labels) else ("accuracy", "macro_f1")
-
-    @property
-    def by(self) -> str:
-        """The metric that methods are compared by."""
-        return self.metric or self.allowed[0]
 
 
 @dataclass(frozen=True)
@@ -489,8 +386,9 @@ class Run:
         plan = self.plan
         tasks = self._tasks()
         sizes = self._sizes()
-        repeated = self._repeated()
-        points = [] if repeated is None else self._points(repeated)
+        kept = [self.kept[task] for task in tasks if task in self.kept]
+        repeated = repeated_of(kept, self._truth, plan.by, resamples=plan.resamples)
+        points = [] if repeated is None else points_of(kept, repeated, "f1" if plan.spans else "macro_f1")
         means = {(point.method, point.size): point.score for point in points}
         served = [
             _placed(entry, means.get((entry.method, entry.size)), plan.by)
@@ -517,7 +415,7 @@ class Run:
             methods=list(plan.methods),
             cells=cells,
             points=points,
-            differences=[] if repeated is None else _differences(repeated, sizes),
+            differences=[] if repeated is None else differences_of(repeated, sizes),
             served=served,
             details=self._details(),
             advice=advice,
@@ -593,29 +491,6 @@ class Run:
         several = has_label_sets(self.plan.train.labels)
         return Truth(labels, codec.names, codec.encode_sets(labels) if several else codec.encode(labels))
 
-    def _repeated(self) -> Repeated[tuple[str, str]] | None:
-        truth, runs = self._truth, dict[tuple[str, str], dict[int, Any]]()
-        for task in self._tasks():  # not as they were run, which is otherwise where a comparison was gone on with
-            if task in self.kept:
-                found = truth.patterns(self.kept[task].answers, self.plan.by)
-                runs.setdefault((task.method.name, task.size), {})[task.seed] = found
-        if not runs:
-            return None
-        most = max(Counter(size for _, size in runs).values())
-        least = _RESAMPLES_A_PAIR * most * (most - 1) // 2
-        return Repeated.of(runs, SCORES[self.plan.by], resamples=max(self.plan.resamples, least))
-
-    def _points(self, repeated: Repeated[tuple[str, str]]) -> list[Point]:
-        points = []
-        f1 = "f1" if self.plan.spans else "macro_f1"
-        for method in self.plan.methods:
-            for shots in self.plan.shots:
-                key = (method.name, _name(shots))
-                cells = [kept.cell for task, kept in self.kept.items() if (task.method.name, task.size) == key]
-                if cells:
-                    points.append(_point(key, cells, repeated, f1))
-        return points
-
     def _details(self) -> list[Detail]:
         largest_ones = [self._largest(method) for method in self.plan.methods]
         return [self.kept[task].detail for task in largest_ones if task is not None]
@@ -668,34 +543,6 @@ def run_comparison(
         run = Run(plan, shelf, workshop, say or (lambda line: None))
         run.all()
         return run.comparison(data, made)
-
-
-def _point(key: tuple[str, str], cells: Sequence[Cell], repeated: Repeated[tuple[str, str]], f1: str) -> Point:
-    """Return the means of a method's cells at a size, by `f1` the one F1 that they have."""
-    accuracy, other = (sum(cell.scores[name] for cell in cells) / len(cells) for name in ("accuracy", f1))
-    seconds = sum(cell.train_seconds or 0.0 for cell in cells) / len(cells)
-    # What the allocator kept of earlier cells only adds to the memory of a later one.
-    peak = min((cell.peak_mb for cell in cells if cell.peak_mb is not None), default=None)
-    method, size = key
-    low, high = repeated.interval(key)
-    return Point(method, size, len(cells), repeated.mean(key), low, high, accuracy, other, seconds, peak)
-
-
-def _differences(repeated: Repeated[tuple[str, str]], sizes: Sequence[Size]) -> list[Difference]:
-    found = []
-    for size in sizes:
-        here = [method for method, name in repeated.observed if name == size.name]
-        pairs = [
-            (first, second)
-            for place, first in enumerate(here)
-            for second in here[place + 1 :]
-            if set(repeated.observed[first, size.name]) & set(repeated.observed[second, size.name])
-        ]
-        paired = [repeated.paired((first, size.name), (second, size.name)) for first, second in pairs]
-        for (first, second), pair, corrected in zip(pairs, paired, holm([p.p_value for p in paired]), strict=True):
-            figures = (pair.difference, pair.low, pair.high, pair.p_value, corrected)
-            found.append(Difference(size.name, first, second, pair.runs, *figures))
-    return found
 
 
 def _name(shots: int | None) -> str:
