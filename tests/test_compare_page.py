@@ -293,6 +293,9 @@ def test_the_advice_comes_first_and_the_parts_follow_in_order() -> None:
     assert parsed.inside("pre") == [""]
     assert "embedkit compare reviews -o out" in parsed.inside("bdi")
     assert {"versions numpy", "2.4.6", "digests train", "ab12", "threads", "1, 2"} <= set(parsed.inside("bdi"))
+    unlimited = Parsed(report_page(replace(made(), made={"budget_seconds": None}))).inside("bdi")
+    assert "not given" in unlimited
+    assert "None" not in unlimited
 
 
 def test_a_comparison_without_any_result_says_so_in_every_part() -> None:
