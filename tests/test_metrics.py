@@ -469,7 +469,9 @@ def test_equal_classifiers_do_not_differ() -> None:
     true = rng.integers(0, 3, 50)
     same = noisy(true, 0.5, rng)
     got = paired_difference(true, same, same, 3, "macro_f1")
-    assert (got["difference"], got["ci95"]) == (0.0, [0.0, 0.0])
+    unseen = clopper_pearson(0, 50)[1]  # of 50 rows none differs: more might
+    assert (got["difference"], got["ci95"]) == (0.0, [-unseen, unseen])
+    assert got["method"] == "clopper-pearson, as all rows say the same"
     assert paired_difference(true, same, same, 3)["p_value"] == 1.0
 
 

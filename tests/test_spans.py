@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.metrics import precision_recall_fscore_support as sklearn_scores
 
 from embedkit.errors import DataError, UsageError
-from embedkit.metrics import entity_scores, paired_difference, span_difference, tagging
+from embedkit.metrics import clopper_pearson, entity_scores, paired_difference, span_difference, tagging
 from embedkit.metrics.spans import judged_entities
 
 Sentences = list[list[str]]
@@ -306,7 +306,8 @@ def test_a_difference_is_of_the_two_figures(pair: Pair, spans: bool, strict: boo
     assert found["difference"] == found["first"] - found["second"]
     assert json.loads(json.dumps(found)) == found
     same = span_difference(true, first, first, spans=spans, strict=strict, resamples=20)
-    assert (same["difference"], same["ci95"]) == (0, [0, 0])
+    unseen = clopper_pearson(0, len(true))[1]
+    assert (same["difference"], same["ci95"]) == (0, [-unseen, unseen])
 
 
 def test_what_is_hard_for_both_cancels() -> None:

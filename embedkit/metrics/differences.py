@@ -20,7 +20,7 @@ from embedkit.metrics.counts import (
     macro_f1,
     micro_f1,
 )
-from embedkit.metrics.intervals import binomial_at_most, bootstrap, bootstrap_method, percentiles
+from embedkit.metrics.intervals import ALIKE, binomial_at_most, bootstrap, bootstrap_method, difference_interval
 
 Patterns = npt.NDArray[np.uint8]
 
@@ -103,13 +103,15 @@ def paired_difference(
 
     scores = both((rows.astype(np.float64) @ patterns)[None])[0]
     drawn = bootstrap(patterns, rows, both, resamples=resamples, seed=seed)
+    interval, alike = difference_interval(drawn[:, 0] - drawn[:, 1], int(rows.sum()))
+    how = ALIKE if alike else f"paired {bootstrap_method(resamples, seed)}"
     result: dict[str, Any] = {
         "metric": metric,
         "first": float(scores[0]),
         "second": float(scores[1]),
         "difference": float(scores[0] - scores[1]),
-        "ci95": list(percentiles(drawn[:, 0] - drawn[:, 1])),
-        "method": f"paired {bootstrap_method(resamples, seed)}",
+        "ci95": list(interval),
+        "method": how,
     }
     if metric.endswith("accuracy"):
         right = [(wanted == table).all(axis=1) for table in (one, other)]

@@ -80,6 +80,30 @@ def bootstrap(
     return np.concatenate(scores)
 
 
+ALIKE = "clopper-pearson, as all rows say the same"
+"""How `difference_interval` is made where no resample differs from another."""
+
+
+def difference_interval(drawn: Floats, n: int) -> tuple[tuple[float, float], bool]:
+    """Return the 95 % interval of a difference from its resamples, and whether none of these differs from another.
+
+    Where none does, such as for two classifiers with the same answers, their spread would be 0, though more rows
+    may tell the two apart: the interval is then as wide as the share of rows that may say otherwise although none
+    of `n` does (Clopper and Pearson, 1934).
+
+    Parameters
+    ----------
+    drawn : ndarray of float64, shape (resamples,)
+        Differences of two shares or F1, in -1 to 1.
+    n : int
+        Rows of the sample.
+    """
+    if len(drawn) < 2 or not np.allclose(drawn, drawn[0], rtol=0, atol=1e-12):
+        return percentiles(drawn), False
+    unseen, middle = clopper_pearson(0, n)[1], float(drawn[0])
+    return (max(-1.0, middle - unseen), min(1.0, middle + unseen)), True
+
+
 def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Bound a proportion exactly (Clopper and Pearson 1934): the coverage is never below `level`.
 

@@ -12,7 +12,13 @@ import numpy.typing as npt
 
 from embedkit.errors import DataError, UsageError
 from embedkit.metrics.counts import Bools, Floats, check_codes, check_sets, f1_counts, macro_f1, micro_f1, ratio
-from embedkit.metrics.intervals import bootstrap, check_resamples, clopper_pearson, percentiles
+from embedkit.metrics.intervals import (
+    bootstrap,
+    check_resamples,
+    clopper_pearson,
+    difference_interval,
+    percentiles,
+)
 
 K = TypeVar("K", bound=Hashable)
 Patterns = npt.NDArray[np.integer[Any]]
@@ -182,8 +188,7 @@ class Repeated(Generic[K]):
     def paired(self, first: K, second: K) -> Paired:
         """Compare two methods by the runs that both have.
 
-        Where no resample differs, such as for methods that are right on the same rows, the interval is as wide as
-        the share of rows that may differ although none of so many did (Clopper and Pearson, 1934).
+        The interval is that of `embedkit.metrics.intervals.difference_interval`.
 
         Raises
         ------
@@ -196,17 +201,15 @@ class Repeated(Generic[K]):
         apart = np.array([self.observed[first][n] - self.observed[second][n] for n in numbers])
         drawn = {n: self.drawn[first][n] - self.drawn[second][n] for n in numbers}
         both = self._mean_of(drawn, numbers)
-        alike = bool(np.allclose(both, both[0], rtol=0, atol=1e-12))
-        unseen = clopper_pearson(0, self.rows)[1]
-        low, high = (max(-1.0, both[0] - unseen), min(1.0, both[0] + unseen)) if alike else percentiles(both)
+        (low, high), alike = difference_interval(both, self.rows)
         beyond = 1 + min(int((both <= 0).sum()), int((both >= 0).sum()))
         of_rows = float(np.var(np.mean([drawn[n] for n in numbers], axis=0)))
         of_runs = float(np.var(apart, ddof=1)) / len(numbers) if len(numbers) > 1 else 0.0
         total = of_rows + of_runs
         return Paired(
             float(apart.mean()),
-            float(low),
-            float(high),
+            low,
+            high,
             min(1.0, 2 * beyond / (len(both) + 1)),
             len(numbers),
             of_rows / total if total > 0 else 1.0,

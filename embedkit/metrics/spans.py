@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from embedkit.errors import DataError, UsageError
 from embedkit.metrics.counts import Bools, Counts, Floats, labels_averaged, macro_f1, micro_f1, ratio
-from embedkit.metrics.intervals import bootstrap, bootstrap_method, check_resamples, percentiles
+from embedkit.metrics.intervals import (
+    ALIKE,
+    bootstrap,
+    bootstrap_method,
+    check_resamples,
+    difference_interval,
+    percentiles,
+)
 from embedkit.metrics.multiclass import confusion_matrix
 from embedkit.runtime.entities import OUTSIDE, Entity, entities_of, parse_tag
 
@@ -157,13 +164,15 @@ def span_difference(
     scores = both(patterns.sum(axis=0, dtype=np.float64)[None])[0]
     distinct, rows = np.unique(patterns, axis=0, return_counts=True)
     drawn = bootstrap(distinct, rows, both, resamples=resamples, seed=seed)
+    interval, alike = difference_interval(drawn[:, 0] - drawn[:, 1], int(rows.sum()))
+    how = ALIKE if alike else f"paired {bootstrap_method(resamples, seed)}, sentences drawn whole"
     return {
         "metric": "f1" if spans else "accuracy",
         "first": float(scores[0]),
         "second": float(scores[1]),
         "difference": float(scores[0] - scores[1]),
-        "ci95": list(percentiles(drawn[:, 0] - drawn[:, 1])),
-        "method": f"paired {bootstrap_method(resamples, seed)}, sentences drawn whole",
+        "ci95": list(interval),
+        "method": how,
     }
 
 
