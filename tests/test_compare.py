@@ -336,6 +336,14 @@ class TestEstimates:
         assert estimates.of(method, Work(8000, 1000, 1, 7744)) == pytest.approx(1 + 0.001 * 9000 + 0.01 * 7744)
         assert estimates.of(method, Work(8000, 1000, 1, 0)) == pytest.approx(1 + 0.001 * 9000)
 
+    def test_what_serving_took_corrects_what_it_will_take(self) -> None:
+        frozen, words = parse_methods("frozen,tfidf")
+        estimates = Estimates(lambda method: 0.01)
+        before = estimates.serving(frozen, 100, 1000)
+        assert before > estimates.serving(frozen, 100, 100) > 0 == estimates.serving(words, 100, 1000)
+        estimates.learn_serving(frozen, 100, 1000, before / 4)
+        assert estimates.serving(frozen, 100, 1000) == pytest.approx(before / 4)
+
     def test_nothing_is_measured_where_nothing_is_estimated(self) -> None:
         """Of a comparison that is finished no encoder needs to be opened."""
         estimates = Estimates(lambda method: pytest.fail("an encoder was opened"))
@@ -478,6 +486,21 @@ class TestAdvice:
             "Not in the advice: slow at 8, full (not run yet); few at 128 (estimated 2 min, and 1 s of the budget "
             "are left)."
         )
+
+    def test_sizes_without_figures_are_named(self) -> None:
+        """The largest size is what most ask about: that nothing is known of it is part of the advice."""
+        whole = {"tfidf": {"8": (0.8,), "128": (0.8,), "full": (0.9,)}}
+        repeated, points, sizes = repeated_of(whole)
+        told: dict[str, Any] = {
+            "metric": "accuracy",
+            "rows": 4000,
+            "margin": 0.01,
+            "cost": "serve",
+            "tokens": False,
+        }
+        few = advise(points[:1], repeated, sizes, SERVED, [], **told)
+        assert few.text[-1] == "Of 128, all 8,000 rows there are no figures, so the advice does not reach there."
+        assert not any("no figures" in line for line in advise(points, repeated, sizes, SERVED, [], **told).text)
 
     def test_the_cheapest_within_the_margin(self) -> None:
         table = {"tfidf": {"full": (0.80,)}, "frozen": {"full": (0.948,)}, "finetune": {"full": (0.95,)}}

@@ -216,6 +216,32 @@ class TestRun:
         assert found.advice is not None
         assert any("frozen at full (estimated" in line for line in found.advice.text)
 
+    def test_with_a_budget_the_quick_cells_of_a_seed_come_first(
+        self, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A slow method on few rows does not take the time of a quick one on all of them."""
+        ran, run = list[tuple[int, str, int]](), Workshop.run
+        monkeypatch.setattr(Workshop, "seconds_a_text", lambda self, method, train: 0.5)
+        monkeypatch.setattr(
+            Workshop, "run", lambda self, m, s: (ran.append((s.seed, m.kind, len(s.rows))), run(self, m, s))[1]
+        )
+        compared(replace(plan, budget=1e6, methods=parse_methods("frozen,tfidf")), tmp_path / "out")
+        assert ran == [
+            (seed, kind, size) for seed in (5, 6) for kind in ("tfidf", "frozen") for size in (4, 12, 40)
+        ]
+
+    def test_what_does_not_fit_is_said_once_for_all_seeds(
+        self, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Workshop, "seconds_a_text", lambda self, method, train: 100.0)
+        said = list[str]()
+        told = replace(plan, budget=60.0, shots=[2, None], methods=parse_methods("frozen"))
+        compared(told, tmp_path / "out", say=said.append)
+        assert said == [
+            "frozen, 2, seeds 5, 6: skipped for the budget: estimated 40 min each",
+            "frozen, full, seeds 5, 6: skipped for the budget: estimated 1.7 h each",
+        ]
+
     def test_what_the_store_has_takes_no_time_of_the_budget(
         self, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -79,6 +79,7 @@ def advise(
         *_doubts(found[-1], rows),
         *_fewer(found),
         *_lacking(found, cells),
+        *_unknown(found, sizes),
         *(_unpriced(found[-1], latency) if cost == "serve" else []),
     ]
     return Advice(cost, margin, _rule(metric, margin, cost), by_size, crossings, text)
@@ -284,6 +285,17 @@ def _lacking(found: Sequence[tuple[Size, Choice, dict[str, Point]]], cells: Sequ
             sizes.setdefault(lacking, []).append(size.name)
     said = [f"{method} at {', '.join(at)} ({why})" for (method, why), at in sizes.items()]
     return [f"Not in the advice: {'; '.join(said)}."] if said else []
+
+
+def _unknown(found: Sequence[tuple[Size, Choice, dict[str, Point]]], sizes: Sequence[Size]) -> list[str]:
+    """Name the sizes at which no method has figures."""
+    there = {size.name for size, _, _ in found}
+    lacking = [
+        f"all {size.rows:,} rows" if size.shots is None else size.name for size in sizes if size.name not in there
+    ]
+    return (
+        [f"Of {', '.join(lacking)} there are no figures, so the advice does not reach there."] if lacking else []
+    )
 
 
 def _unpriced(last: tuple[Size, Choice, dict[str, Point]], latency: Mapping[str, float | None]) -> list[str]:

@@ -81,6 +81,7 @@ class Estimates:
 
     speed: Callable[[Method], float]
     _done: dict[str, list[tuple[Work, float]]] = field(default_factory=dict)
+    _served: list[float] = field(default_factory=list)
 
     def of(self, method: Method, work: Work) -> float:
         """Return the seconds of a cell.
@@ -98,10 +99,17 @@ class Estimates:
     def serving(self, method: Method, choice: int, judged: int) -> float:
         """Return the seconds that it takes to measure how a method is served.
 
-        `choice` and `judged` are the rows that int8 is chosen and judged on.
+        `choice` and `judged` are the rows that int8 is chosen and judged on. What other methods took corrects it.
         """
         if method.kind in ("majority", "tfidf"):
             return 0.0
+        return self._plain_serving(method, choice, judged) * (statistics.median(self._served or [1.0]))
+
+    def learn_serving(self, method: Method, choice: int, judged: int, seconds: float) -> None:
+        """Take into account how long a method took."""
+        self._served.append(seconds / self._plain_serving(method, choice, judged))
+
+    def _plain_serving(self, method: Method, choice: int, judged: int) -> float:
         return _SERVING + (_CHOICE_PASSES * choice + _JUDGED_PASSES * judged) * self.speed(method)
 
     def _plain(self, method: Method, work: Work) -> float:

@@ -73,6 +73,7 @@ class Run:
     _names: dict[_Task, str] = field(default_factory=dict)
     _unsaved: dict[_Task, str] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
+    _unfit: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -96,6 +97,7 @@ class Run:
         try:
             for task in self._ordered():
                 self._one(task)
+            self._say_what_did_not_fit()
             self._serve_all()
         except KeyboardInterrupt:
             self.interrupted = True
@@ -145,13 +147,22 @@ class Run:
             self._learn(task, kept)
 
     def _ordered(self) -> list[_Task]:
-        """Return the cells that are to be run: each seed's from the quick ones to the slow ones."""
+        """Return the cells that are to be run: each seed's from the quick ones to the slow ones.
+
+        Where a budget may end before they do that is by their estimates, so that a slow cell of few rows does not
+        take the time of a quick one of all rows.
+        """
         left = [task for task in self._tasks() if task not in self.cells]
         places = {seed: place for place, seed in enumerate(self.plan.seeds)}
         order = {"majority": 0, "tfidf": 1, "frozen": 2, "fewshot": 3, "finetune": 4, "setfit": 5}
         return sorted(
             left,
-            key=lambda task: (places[task.seed], len(self._sample(task)), order[task.method.kind]),
+            key=lambda task: (
+                places[task.seed],
+                self._estimate(task) or 0.0,
+                len(self._sample(task)),
+                order[task.method.kind],
+            ),
         )
 
     def _one(self, task: _Task) -> None:
@@ -159,7 +170,8 @@ class Run:
         if estimate is not None and self.plan.budget is not None:
             left = self._left() - self._reserved()
             if estimate > left:
-                self._end(task, "skipped", _too_long(estimate, left))
+                self._leave(task, "skipped", _too_long(estimate, left))
+                self._unfit.setdefault((task.method.name, task.size), {})[task.seed] = estimate
                 return
         begun, sample = time.perf_counter(), self._sample_of(task)
         try:
@@ -194,6 +206,13 @@ class Run:
             if note not in self._told:
                 self._told.add(note)
                 self.say(f"note: {note}")
+
+    def _say_what_did_not_fit(self) -> None:
+        """Name what the budget had no time for, a line for each method and size."""
+        for (method, size), seeds in self._unfit.items():
+            numbers = ", ".join(map(str, seeds))
+            said = f"estimated {time_said(max(seeds.values()))}{' each' * (len(seeds) > 1)}"
+            self.say(f"{method}, {size}, seed{'s' * (len(seeds) > 1)} {numbers}: skipped for the budget: {said}")
 
     def _kept(self, task: _Task, ran: Ran, peak: float | None, seconds: float) -> Kept:
         figures = ran.entry.metrics
@@ -285,12 +304,15 @@ class Run:
         return any(task not in self.cells for task in every) or (done is not None and self._known(done) is None)
 
     def _serving(self, method: Method) -> float:
-        choice = self.plan.splits.get("validation") if self.judged.name != "validation" else None
-        rows = len(self.plan.train) // 10 if choice is None else len(choice)
         try:
-            return self._estimates.serving(method, min(rows, CHOICE_ROWS), len(self.judged))
+            return self._estimates.serving(method, self._choice_rows(), len(self.judged))
         except Exception:  # its cells say what is wrong
             return 0.0
+
+    def _choice_rows(self) -> int:
+        """Return how many rows int8 is chosen on."""
+        choice = self.plan.splits.get("validation") if self.judged.name != "validation" else None
+        return min(len(self.plan.train) // 10 if choice is None else len(choice), CHOICE_ROWS)
 
     def _learn(self, task: _Task, kept: Kept) -> None:
         if self.plan.budget is not None:
@@ -374,7 +396,11 @@ class Run:
         if self.judged.name != "validation" and self.plan.splits.get("validation") is not None:
             splits["validation"] = self.plan.splits["validation"]
         told = (task.method.name, task.size, task.seed)
+        begun = time.perf_counter()
         found = serve(folder, splits, *told, threads=self.workshop.usual.threads)
+        if self.plan.budget is not None:
+            spent = time.perf_counter() - begun
+            self._estimates.learn_serving(task.method, self._choice_rows(), len(self.judged), spent)
         self.shelf.keep_served(name, found, self._conditions())
         shutil.rmtree(folder, ignore_errors=True)
         return found
