@@ -327,6 +327,17 @@ class TestEstimates:
         estimates.learn(method, Work(100, 100, 6), 2 * estimates.of(method, Work(100, 100, 6)))
         assert estimates.of(method, Work(1000, 100, 6)) == pytest.approx(2 * before)
 
+    def test_small_cells_say_little_of_a_large_one(self) -> None:
+        """They are over in a moment, which is less than was put down for them; it is the rows that take time."""
+        (method,) = parse_methods("frozen")
+        estimates = Estimates(lambda method: 0.01)
+        large = Work(8000, 1000, 1, 9000)
+        before = estimates.of(method, large)
+        estimates.learn(method, Work(16, 1000, 1, 1016), estimates.of(method, Work(16, 1000, 1, 1016)))
+        for _ in range(4):
+            estimates.learn(method, Work(16, 1000, 1, 0), 0.1)
+        assert estimates.of(method, large) > 0.5 * before
+
     def test_features_from_the_store_do_not_make_an_encoder_look_quick(self) -> None:
         """The cells after the first find the judged rows in the store, and the largest finds few of its own."""
         (method,) = parse_methods("frozen")
@@ -486,6 +497,15 @@ class TestAdvice:
             "Not in the advice: slow at 8, full (not run yet); few at 128 (estimated 2 min, and 1 s of the budget "
             "are left)."
         )
+
+    def test_what_was_run_with_fewer_seeds_is_said_together(self) -> None:
+        table = {
+            "tfidf": {"8": (0.8, 0.8), "128": (0.8, 0.8), "full": (0.9, 0.9)},
+            "frozen": {"8": (0.8,), "128": (0.8,), "full": (0.9, 0.9)},
+            "finetune": {"8": (0.8,), "128": (0.8,)},
+        }
+        said = "Run with fewer seeds than others, and compared on these: frozen, finetune at 8, 128 (1 of 2)."
+        assert said in self.advice(table).text
 
     def test_sizes_without_figures_are_named(self) -> None:
         """The largest size is what most ask about: that nothing is known of it is part of the advice."""

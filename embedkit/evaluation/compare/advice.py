@@ -258,15 +258,17 @@ def _begin(change: Crossing) -> str:
 
 def _fewer(found: Sequence[tuple[Size, Choice, dict[str, Point]]]) -> list[str]:
     """Name the methods whose figures are of fewer seeds than others'."""
-    fewer = []
+    sizes: dict[tuple[str, str], list[str]] = {}
     for size, _, here in found:
         most = max(point.seeds for point in here.values())
-        fewer += [
-            f"{point.method} at {size.name} ({point.seeds} of {most})"
-            for point in here.values()
-            if point.seeds < most
-        ]
-    return [f"Run with fewer seeds than others, and compared on these: {', '.join(fewer)}."] if fewer else []
+        for point in here.values():
+            if point.seeds < most:
+                sizes.setdefault((point.method, f"{point.seeds} of {most}"), []).append(size.name)
+    methods: dict[tuple[str, str], list[str]] = {}
+    for (method, seeds), at in sizes.items():
+        methods.setdefault((", ".join(at), seeds), []).append(method)
+    fewer = [f"{', '.join(some)} at {at} ({seeds})" for (at, seeds), some in methods.items()]
+    return [f"Run with fewer seeds than others, and compared on these: {'; '.join(fewer)}."] if fewer else []
 
 
 def _lacking(found: Sequence[tuple[Size, Choice, dict[str, Point]]], cells: Sequence[Cell]) -> list[str]:

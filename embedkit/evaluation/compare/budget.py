@@ -87,10 +87,11 @@ class Estimates:
         """Return the seconds of a cell.
 
         Until cells of the method are done this is the work in forward passes, at the speed of the encoder; then it
-        is this times how much longer those took than is estimated for them (the median).
+        is this times how much longer those took, all together, than is estimated for them.
         """
-        known = [seconds / self._plain(method, done) for done, seconds in self._done.get(method.name, [])]
-        return self._plain(method, work) * (statistics.median(known) if known else 1.0)
+        done = self._done.get(method.name, [])
+        planned = sum(self._plain(method, finished) for finished, _ in done)
+        return self._plain(method, work) * (sum(seconds for _, seconds in done) / planned if done else 1.0)
 
     def learn(self, method: Method, work: Work, seconds: float) -> None:
         """Take into account what a cell took."""
