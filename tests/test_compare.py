@@ -410,9 +410,15 @@ class TestAdvice:
     """By the rule, on made-up scores; words are tested where they carry the answer."""
 
     def advice(
-        self, table: Table, *, served: list[Served] | None = None, cells: list[Cell] | None = None, **told: Any
+        self,
+        table: Table,
+        *,
+        points: int | None = None,
+        served: list[Served] | None = None,
+        cells: list[Cell] | None = None,
+        **told: Any,
     ) -> Any:
-        repeated, points, sizes = repeated_of(table)
+        repeated, every, sizes = repeated_of(table)
         usual: dict[str, Any] = {
             "metric": "accuracy",
             "rows": 4000,
@@ -420,7 +426,8 @@ class TestAdvice:
             "cost": "serve",
             "tokens": False,
         }
-        return advise(points, repeated, sizes, SERVED if served is None else served, cells or [], **usual | told)
+        some = SERVED if served is None else served
+        return advise(every[:points], repeated, sizes, some, cells or [], **usual | told)
 
     def test_curves_that_cross(self) -> None:
         table = {
@@ -510,17 +517,9 @@ class TestAdvice:
     def test_sizes_without_figures_are_named(self) -> None:
         """The largest size is what most ask about: that nothing is known of it is part of the advice."""
         whole = {"tfidf": {"8": (0.8,), "128": (0.8,), "full": (0.9,)}}
-        repeated, points, sizes = repeated_of(whole)
-        told: dict[str, Any] = {
-            "metric": "accuracy",
-            "rows": 4000,
-            "margin": 0.01,
-            "cost": "serve",
-            "tokens": False,
-        }
-        few = advise(points[:1], repeated, sizes, SERVED, [], **told)
+        few = self.advice(whole, points=1)
         assert few.text[-1] == "Of 128, all 8,000 rows there are no figures, so the advice does not reach there."
-        assert not any("no figures" in line for line in advise(points, repeated, sizes, SERVED, [], **told).text)
+        assert not any("no figures" in line for line in self.advice(whole).text)
 
     def test_the_cheapest_within_the_margin(self) -> None:
         table = {"tfidf": {"full": (0.80,)}, "frozen": {"full": (0.948,)}, "finetune": {"full": (0.95,)}}

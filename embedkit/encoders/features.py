@@ -21,7 +21,6 @@ from embedkit.runtime.batching import plan
 from embedkit.runtime.texts import check_texts
 from embedkit.runtime.tokens import Text, Tokens
 from embedkit.runtime.windows import WindowMerger
-from embedkit.store import distinct
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class FeatureExtractor(Opened):
             The store cannot be read.
         """
         texts = _sides(inputs) if self._apart(inputs) else inputs
-        return self._job(texts, np.arange(1, len(texts) + 1))[0].lacking()
+        return _Job.of_distinct(self, texts, np.arange(1, len(texts) + 1))[0].lacking()
 
     def _apart(self, inputs: Sequence[Text]) -> bool:
         """Whether the sides of pairs are read one by one."""
@@ -150,7 +149,7 @@ class FeatureExtractor(Opened):
 
     def _distinct(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> _Run:
         """Look distinct texts up, compute what is missing, and lay them out in input order."""
-        job, keys, which = self._job(texts, rows)
+        job, keys, which = _Job.of_distinct(self, texts, rows)
         job.fill()
         vectors = self.recipe.compose(job.vectors) if len(texts) else np.empty((0, self.width()), np.float32)
         repeated = len(keys) < len(texts)  # else `which` is 0, 1, 2, ... and nothing needs to be moved
@@ -160,13 +159,6 @@ class FeatureExtractor(Opened):
             (job.content == 0)[which],
             job.cost(keys),
         )
-
-    def _job(self, texts: Sequence[Text], rows: NDArray[np.int64]) -> tuple[_Job, Keys, NDArray[np.int64]]:
-        """Return the distinct texts as a job, their keys, and which of them each text is."""
-        keys = keys_of(texts, rows)
-        first, which = distinct(keys)
-        items = [texts[i] for i in first.tolist()]
-        return _Job(self, items, keys[first], rows[first], np.bincount(which)), keys[first], which
 
     def texts_per_row(self, kind: str) -> int:
         """Texts that the encoder reads for one input: what `progress` counts."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from embedkit.encoders.engines import Encoder, EngineMaker, Engines, EngineSourc
 from embedkit.encoders.folder import ModelFolder, read_folder
 from embedkit.encoders.recipe import Floats, Recipe, view_descriptors
 from embedkit.encoders.settings import EncoderSettings
-from embedkit.encoders.texts import Keys
+from embedkit.encoders.texts import Keys, keys_of
 from embedkit.encoders.tokenizer_file import tokenizer_file
 from embedkit.errors import ModelError, StoreError
 from embedkit.hub import resolve_model
@@ -298,6 +298,16 @@ class Filling(Generic[Laid]):
         self.truncated = np.zeros(len(keys), dtype=bool)
         self.computed = self.computed_tokens = 0
         self.load_seconds = self.encode_seconds = self.store_seconds = 0.0
+
+    @classmethod
+    def of_distinct(
+        cls, extractor: Opened, items: Sequence[Text | list[str]], rows: NDArray[np.int64]
+    ) -> tuple[Self, Keys, NDArray[np.int64]]:
+        """Return the distinct items on their way, their keys, and which of them each item is."""
+        keys = keys_of(items, rows)
+        first, which = distinct(keys)
+        some = [items[i] for i in first.tolist()]
+        return cls(extractor, some, keys[first], rows[first], np.bincount(which)), keys[first], which
 
     # --- what texts and words do each in their way ---
 

@@ -16,10 +16,9 @@ from embedkit.encoders.folder import ModelFolder
 from embedkit.encoders.opened import Extraction, Filling, Opened, Saver
 from embedkit.encoders.recipe import Floats, Recipe, make_word_recipe
 from embedkit.encoders.settings import EncoderSettings
-from embedkit.encoders.texts import Keys, keys_of, word_keys
+from embedkit.encoders.texts import Keys, word_keys
 from embedkit.runtime.texts import check_words
 from embedkit.runtime.tokens import Text, Words, WordTokens
-from embedkit.store import distinct
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class WordExtractor(Opened):
         start = time.perf_counter()
         numbers = np.arange(1, len(sentences) + 1) if rows is None else rows
         check_words(sentences, numbers.tolist())
-        job, keys, which = self._job(sentences, numbers)
+        job, keys, which = _Job.of_distinct(self, [list(words) for words in sentences], numbers)
         job.fill()
         vectors = self.recipe.compose(job.vectors) if len(job.content) else np.empty((0, self.width()), np.float32)
         empty = job.content == 0
@@ -113,15 +112,8 @@ class WordExtractor(Opened):
         StoreError
             The store cannot be read.
         """
-        return self._job(sentences, np.arange(1, len(sentences) + 1))[0].lacking()
-
-    def _job(self, sentences: Sequence[Words], rows: NDArray[np.int64]) -> tuple[_Job, Keys, NDArray[np.int64]]:
-        """Return the distinct sentences as a job, their keys, and which of them each sentence is."""
-        listed = [list(words) for words in sentences]
-        keys = keys_of(listed, rows)
-        first, which = distinct(keys)
-        items = [listed[i] for i in first.tolist()]
-        return _Job(self, items, keys[first], rows[first], np.bincount(which)), keys[first], which
+        rows = np.arange(1, len(sentences) + 1)
+        return _Job.of_distinct(self, [list(words) for words in sentences], rows)[0].lacking()
 
     def remarks(self, done: Extraction) -> list[str]:
         """Say how many words the tokenizer makes nothing of."""

@@ -25,7 +25,7 @@ from embedkit.errors import UsageError
 from embedkit.estimators.embedding_classifier import EmbeddingClassifier
 from embedkit.estimators.frozen import FrozenClassifier, copy_encoder
 from embedkit.estimators.inputs import as_weights, kind_of
-from embedkit.estimators.start import Start, base_said
+from embedkit.estimators.start import base_said
 from embedkit.estimators.text_classifier import as_labelled, check_learnable, mapping_in, plain
 from embedkit.estimators.text_encoder import TextEncoder
 from embedkit.estimators.tuned_encoder import write_encoder
@@ -395,7 +395,7 @@ class _TunedEncoder(TextEncoder):
         settings = write_encoder(own.path, tuned)
         store = False if given.store is None else given.store
         encoder = cls(**vars(settings), store=store, store_dtype=given.store_dtype)
-        base = base_said(Start(tuned.base.folder, tuned.base.tokenizer))
+        base = base_said(tuned.base.folder)
         encoder._own = own
         encoder.tuning = _Tuning(rows, tuned.counts, tuned.precision, tuned.rate, base, [*notes, *tuned.notes])
         return encoder

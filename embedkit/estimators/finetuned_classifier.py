@@ -196,7 +196,7 @@ class FineTunedClassifier(TextClassifier):
             settings,
         )
         said = {**tuned_said(settings, tuned), **self._own_settings(targets)}
-        about = {"base": base_said(start), "seed": settings.seed, "settings": said}
+        about = {"base": base_said(start.folder), "seed": settings.seed, "settings": said}
         found = TunedClassifier(tuned.model, start.tokenizer, codec, kind_of(inputs), targets.several, about)
         found.device, found.threads = settings.device, settings.threads
         kept = TokenizerSettings.of(start.folder)

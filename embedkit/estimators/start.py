@@ -31,12 +31,12 @@ class Start:
     folder : ModelFolder
     tokenizer : Tokenizer
     tokenizer_digest : str
-        Of its file; empty where nobody asks for it.
+        SHA-256 of its file.
     """
 
     folder: ModelFolder
     tokenizer: Tokenizer
-    tokenizer_digest: str = ""
+    tokenizer_digest: str
 
     def identity(self) -> dict[str, Any]:
         """Return all of it that what is trained from it depends on."""
@@ -50,8 +50,7 @@ class Start:
 
     def digests(self) -> list[str]:
         """Return the digests of the weights."""
-        digests = FileDigests(None)
-        return [digests.sha256(path) for path in self.folder.weights]
+        return _weights(self.folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +124,19 @@ def open_start(
         return Start(folder, replace(recipe, words=words).tokenizer(path), digests.sha256(path))
 
 
-def base_said(start: Start) -> dict[str, Any]:
+def _weights(folder: ModelFolder) -> list[str]:
+    digests = FileDigests(None)
+    return [digests.sha256(path) for path in folder.weights]
+
+
+def base_said(folder: ModelFolder) -> dict[str, Any]:
     """Return what a manifest says of the model that training began from."""
-    resolved = start.folder.resolved
+    resolved = folder.resolved
     return {
         "name": resolved.name,
         "repository": resolved.repository,
         "commit": resolved.commit,
-        "weights": start.digests(),
+        "weights": _weights(folder),
     }
 
 

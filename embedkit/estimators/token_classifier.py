@@ -279,7 +279,7 @@ class TokenClassifier(BaseEstimator):  # type: ignore[misc]
         )
         said = {"label_subtokens": self.label_subtokens, "validation_fraction": plain(self.validation_fraction)}
         about = {
-            "base": base_said(start),
+            "base": base_said(start.folder),
             "seed": settings.seed,
             "settings": {**tuned_said(settings, tuned), **said},
             **told_of_tags(self.task),

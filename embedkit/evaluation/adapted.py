@@ -262,7 +262,7 @@ def adapt(
         "head": asdict(head) if adapted.fresh_head else None,
     }
     about = {
-        "base": base_said(start),
+        "base": base_said(start.folder),
         "data": {name: {"texts": len(of), "fingerprint": of.fingerprint()} for name, of in splits.items()},
         "seed": settings.seed,
         "settings": said,

@@ -16,7 +16,7 @@ from embedkit.data.shots import Shots, draw_shots
 from embedkit.encoders import EncoderSettings, FeatureExtractor
 from embedkit.errors import DataError, UsageError
 from embedkit.estimators.frozen import FrozenClassifier
-from embedkit.estimators.start import Start, base_said
+from embedkit.estimators.start import base_said
 from embedkit.estimators.tuned_encoder import write_encoder
 from embedkit.evaluation.frozen import FrozenRun, judge_frozen, targets_of, train_frozen, write_run
 from embedkit.evaluation.judged import TRAIN, TUNING, Judged, fingerprints_of, shown_split
@@ -277,7 +277,7 @@ def few_shot(
     run.seconds |= {"tune": tuned.seconds, "total": run.seconds["total"] + tuning}
     said = {**plan.said(), **sample.to_json(), "counts": asdict(tuned.counts)}
     said |= {"precision": tuned.precision, "learning_rate": tuned.rate}
-    _say_more(run, {"base": began or base_said(Start(base.folder, base.tokenizer)), "few_shot": said})
+    _say_more(run, {"base": began or base_said(base.folder), "few_shot": said})
     return FewShotRun(run, frozen, sample, tuned.counts, [*tuned.notes, *run.notes])
 
 

@@ -236,7 +236,7 @@ def _about(
     data = {name: {"rows": len(split), "fingerprint": split.fingerprint()} for name, split in splits.items()}
     data[TRAIN]["fingerprint"] = trained_on or data[TRAIN]["fingerprint"]
     about: dict[str, Any] = {
-        "base": base_said(start),
+        "base": base_said(start.folder),
         "data": data,
         "seed": settings.seed,
         "settings": tuned_said(settings, tuned),

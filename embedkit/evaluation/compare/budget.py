@@ -104,7 +104,7 @@ class Estimates:
         """
         if method.kind in ("majority", "tfidf"):
             return 0.0
-        return self._plain_serving(method, choice, judged) * (statistics.median(self._served or [1.0]))
+        return self._plain_serving(method, choice, judged) * statistics.median(self._served or [1.0])
 
     def learn_serving(self, method: Method, choice: int, judged: int, seconds: float) -> None:
         """Take into account how long a method took."""

@@ -165,10 +165,10 @@ def _costs(found: Comparison) -> list[str]:
 def _cost(point: Point | None) -> str:
     if point is None:
         return ""
-    memory = (
-        "" if point.peak_mb is None else f", {point.peak_mb:,.0f} MB" if point.peak_mb >= 1 else ", below 1 MB"
-    )
-    return f"{figure_text(point.train_seconds, 'time')} s{memory}"
+    seconds = f"{figure_text(point.train_seconds, 'time')} s"
+    if point.peak_mb is None:
+        return seconds
+    return f"{seconds}, {point.peak_mb:,.0f} MB" if point.peak_mb >= 1 else f"{seconds}, below 1 MB"
 
 
 def _served(found: Comparison) -> list[str]:

@@ -146,21 +146,20 @@ def _check(method: Method) -> None:
         words_of(method)
     if method.kind in ("frozen", "fewshot"):
         spec_of(method, 42)
-    _check_numbers(method)
+    _check_values(method)
     if method.kind == "frozen":
         encoder_of(method, EncoderSettings("minilm"))
     if method.kind == "finetune":
         tuning_of(method, 1, seed=42, blocks=2)
 
 
-def _check_numbers(method: Method) -> None:
+def _check_values(method: Method) -> None:
     numbers_of(method, "epochs", "learning-rate")
     whole = ("iterations", "pair-iterations", "batch-size", *(("epochs",) if method.kind == "setfit" else ()))
-    for name, value in numbers_of(method, *whole).items():
-        if value < 1 or value != int(value):
-            option = name.replace("_", "-")
-            given = method.options[option]
-            raise UsageError(f"--methods: {method.kind}:{option} is a whole number from 1 up, not {given!r}")
+    for name in (name for name in whole if name in method.options):
+        given = method.options[name]
+        if (value := _number(method, name, given)) < 1 or value != int(value):
+            raise UsageError(f"--methods: {method.kind}:{name} is a whole number from 1 up, not {given!r}")
     for name, allowed in (("strategy", STRATEGIES), ("loss", LOSSES)):
         if method.kind == "fewshot" and method.options.get(name, allowed[0]) not in allowed:
             given = printable(method.options[name], 60)

@@ -311,8 +311,12 @@ class Run:
 
     def _choice_rows(self) -> int:
         """Return how many rows int8 is chosen on."""
-        choice = self.plan.splits.get("validation") if self.judged.name != "validation" else None
+        choice = self._choice()
         return min(len(self.plan.train) // 10 if choice is None else len(choice), CHOICE_ROWS)
+
+    def _choice(self) -> Split | None:
+        """Return the split that int8 is chosen on; where there is none, that is a tenth of train."""
+        return self.plan.splits.get("validation") if self.judged.name != "validation" else None
 
     def _learn(self, task: _Task, kept: Kept) -> None:
         if self.plan.budget is not None:
@@ -393,8 +397,8 @@ class Run:
             self._keep_model(task, self.workshop.run(task.method, self._sample_of(task)))
             self.workshop.tidy()
         splits = {TRAIN: self.plan.train, "test": self.judged}
-        if self.judged.name != "validation" and self.plan.splits.get("validation") is not None:
-            splits["validation"] = self.plan.splits["validation"]
+        if (choice := self._choice()) is not None:
+            splits["validation"] = choice
         told = (task.method.name, task.size, task.seed)
         begun = time.perf_counter()
         found = serve(folder, splits, *told, threads=self.workshop.usual.threads)
@@ -470,12 +474,9 @@ class Run:
         """Say what differs between the conditions of finished cells, or from those that the report tells."""
         timed = [self.shelf.find_timed(self._names[task]) for task in self.kept]
         every = [*(kept.made for kept in self.kept.values()), *(found[1] for found in timed if found is not None)]
-        seen = [self._conditions(), *(made for made in every if made)]
-        apart = [
-            name
-            for name in self._conditions()
-            if len({json.dumps(made.get(name), sort_keys=True) for made in seen}) > 1
-        ]
+        now = self._conditions()
+        seen = [now, *(made for made in every if made)]
+        apart = [name for name in now if len({json.dumps(made.get(name), sort_keys=True) for made in seen}) > 1]
         if not apart:
             return []
         return [
